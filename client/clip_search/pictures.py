@@ -1,0 +1,23 @@
+"""Tells formats of encoded pictures by their first bytes; decodes nothing."""
+
+__all__ = ["BROWSER_MEDIA_TYPES", "media_type_of"]
+
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+)
+
+# What every browser shows. TIFF is not among them.
+BROWSER_MEDIA_TYPES = frozenset({"image/bmp", "image/gif", "image/jpeg", "image/png", "image/webp"})
+
+
+def media_type_of(picture: bytes) -> str | None:
+    """Give the media type that a picture's first bytes tell; None for anything else."""
+    if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP":
+        return "image/webp"
+    return next((media_type for signature, media_type in _SIGNATURES if picture.startswith(signature)), None)
