@@ -1,0 +1,98 @@
+"""The one exception tree of the server; knows nothing of gRPC.
+
+Every error that a caller can cause or must know about is one of these. `rpc/errors.py` is the only place that maps
+them to gRPC status codes.
+
+    ClipSearchError
+    ├── InvalidArgumentError      the request is wrong (names the field)         INVALID_ARGUMENT
+    ├── NotFoundError             the id or collection does not exist            NOT_FOUND
+    ├── ResourceExhaustedError    a bounded queue is full; try again later       RESOURCE_EXHAUSTED
+    ├── DeadlineExceededError     the caller's time ran out before the work      DEADLINE_EXCEEDED
+    ├── FailedPreconditionError   right request, wrong state                     FAILED_PRECONDITION
+    │   └── SpaceMismatchError    vectors of another model                       FAILED_PRECONDITION
+    ├── UnavailableError          starting, draining, or a refused write path    UNAVAILABLE
+    ├── DataLossError             stored bytes fail their check                  DATA_LOSS
+    ├── UnimplementedError        part of the API that this release lacks        UNIMPLEMENTED
+    └── BundleError               a model bundle is missing, damaged or foreign  (start-up only)
+"""
+
+__all__ = [
+    "BundleError",
+    "ClipSearchError",
+    "DataLossError",
+    "DeadlineExceededError",
+    "FailedPreconditionError",
+    "InvalidArgumentError",
+    "NotFoundError",
+    "ResourceExhaustedError",
+    "SpaceMismatchError",
+    "UnavailableError",
+    "UnimplementedError",
+]
+
+
+class ClipSearchError(Exception):
+    """Base of every error raised on purpose; its message is fit for users."""
+
+
+class InvalidArgumentError(ClipSearchError):
+    """The request is malformed.
+
+    Args:
+        field: path of the offending field as the caller spelled it, e.g. ``parts[0].content.image``.
+        description: what is wrong and what would be right.
+    """
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}" if field else description)
+        self.field = field
+        self.description = description
+
+    def within(self, prefix: str) -> "InvalidArgumentError":
+        """Return the same error with its field path placed under `prefix`."""
+        return InvalidArgumentError(f"{prefix}.{self.field}" if self.field else prefix, self.description)
+
+
+class NotFoundError(ClipSearchError):
+    """The named item or collection does not exist."""
+
+
+class ResourceExhaustedError(ClipSearchError):
+    """A bounded queue is full.
+
+    Args:
+        message: which limit was met.
+        retry_after_seconds: when trying again makes sense.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceededError(ClipSearchError):
+    """The caller's deadline passed before the work was started."""
+
+
+class FailedPreconditionError(ClipSearchError):
+    """The request is well formed but the server's state forbids it."""
+
+
+class SpaceMismatchError(FailedPreconditionError):
+    """Vectors of one embedding space were offered to, or asked of, another."""
+
+
+class UnavailableError(ClipSearchError):
+    """The server is starting, draining, or its storage has failed; nothing was changed."""
+
+
+class DataLossError(ClipSearchError):
+    """Stored data failed its integrity check; it is reported and never served."""
+
+
+class UnimplementedError(ClipSearchError):
+    """The request asks for a part of the API that this release does not serve."""
+
+
+class BundleError(ClipSearchError):
+    """A model bundle is missing, incomplete, damaged or of an unknown format."""
