@@ -86,7 +86,7 @@ proto-baseline: $(DEV_STAMP) ## make the API as it is now the one that later cha
 # ── Measurements ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 bench: $(DEV_STAMP) ## every benchmark, one after the other; each ends with one JSON line
-	set -e; for program in bench/bench_*.py; do echo "== $$program"; $(BIN)/python "$$program" $(ARGS); done
+	set -e; for program in bench/bench_*.py; do echo "== $$program"; $(BIN)/python -m "bench.$$(basename $$program .py)" $(ARGS); done
 
 loadtest: $(LOADTEST_STAMP) ## a short headless load test of the demo server, with an HTML report
 	$(BIN)/python -m loadtest.run $(ARGS)

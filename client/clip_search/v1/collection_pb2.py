@@ -22,34 +22,33 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63lip_search/v1/collection.proto\x12\x0e\x63lip_search.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x01\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08space_id\x18\x02 \x01(\t\x12\x15\n\rembedding_dim\x18\x03 \x01(\r\x12\r\n\x05items\x18\x04 \x01(\x04\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x17\x43reateCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"J\n\x18\x43reateCollectionResponse\x12.\n\ncollection\x18\x01 \x01(\x0b\x32\x1a.clip_search.v1.Collection\"\x18\n\x16ListCollectionsRequest\"J\n\x17ListCollectionsResponse\x12/\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x1a.clip_search.v1.Collection\"-\n\x17\x44\x65leteCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteCollectionResponse\"4\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_collection\x18\x01 \x01(\t2\x94\x03\n\x11\x43ollectionService\x12\x65\n\x10\x43reateCollection\x12\'.clip_search.v1.CreateCollectionRequest\x1a(.clip_search.v1.CreateCollectionResponse\x12\x62\n\x0fListCollections\x12&.clip_search.v1.ListCollectionsRequest\x1a\'.clip_search.v1.ListCollectionsResponse\x12\x65\n\x10\x44\x65leteCollection\x12\'.clip_search.v1.DeleteCollectionRequest\x1a(.clip_search.v1.DeleteCollectionResponse\x12M\n\x08SetAlias\x12\x1f.clip_search.v1.SetAliasRequest\x1a .clip_search.v1.SetAliasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63lip_search/v1/collection.proto\x12\x0e\x63lip_search.v1\"c\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08space_id\x18\x02 \x01(\t\x12\x15\n\rembedding_dim\x18\x03 \x01(\r\x12\r\n\x05items\x18\x04 \x01(\x04\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\"<\n\x17\x43reateCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"J\n\x18\x43reateCollectionResponse\x12.\n\ncollection\x18\x01 \x01(\x0b\x32\x1a.clip_search.v1.Collection\"\x18\n\x16ListCollectionsRequest\"J\n\x17ListCollectionsResponse\x12/\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x1a.clip_search.v1.Collection\"-\n\x17\x44\x65leteCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteCollectionResponse\"4\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_collection\x18\x01 \x01(\t2\x94\x03\n\x11\x43ollectionService\x12\x65\n\x10\x43reateCollection\x12\'.clip_search.v1.CreateCollectionRequest\x1a(.clip_search.v1.CreateCollectionResponse\x12\x62\n\x0fListCollections\x12&.clip_search.v1.ListCollectionsRequest\x1a\'.clip_search.v1.ListCollectionsResponse\x12\x65\n\x10\x44\x65leteCollection\x12\'.clip_search.v1.DeleteCollectionRequest\x1a(.clip_search.v1.DeleteCollectionResponse\x12M\n\x08SetAlias\x12\x1f.clip_search.v1.SetAliasRequest\x1a .clip_search.v1.SetAliasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'clip_search.v1.collection_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COLLECTION']._serialized_start=85
-  _globals['_COLLECTION']._serialized_end=233
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=235
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=295
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=297
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=371
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=373
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=397
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=399
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=473
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=475
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=520
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=522
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=548
-  _globals['_SETALIASREQUEST']._serialized_start=550
-  _globals['_SETALIASREQUEST']._serialized_end=602
-  _globals['_SETALIASRESPONSE']._serialized_start=604
-  _globals['_SETALIASRESPONSE']._serialized_end=651
-  _globals['_COLLECTIONSERVICE']._serialized_start=654
-  _globals['_COLLECTIONSERVICE']._serialized_end=1058
+  _globals['_COLLECTION']._serialized_start=51
+  _globals['_COLLECTION']._serialized_end=150
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=152
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=212
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=214
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=288
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=290
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=314
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=316
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=390
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=392
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=437
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=439
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=465
+  _globals['_SETALIASREQUEST']._serialized_start=467
+  _globals['_SETALIASREQUEST']._serialized_end=519
+  _globals['_SETALIASRESPONSE']._serialized_start=521
+  _globals['_SETALIASRESPONSE']._serialized_end=568
+  _globals['_COLLECTIONSERVICE']._serialized_start=571
+  _globals['_COLLECTIONSERVICE']._serialized_end=975
 # @@protoc_insertion_point(module_scope)

@@ -492,7 +492,9 @@ class GetStatsResponse(_message.Message):
     items: _builtins.int
     """Items that can be found."""
     distinct_vectors: _builtins.int
-    """Different vectors among them: items with the same vector share one."""
+    """Vectors that searches compare with: sealed items with the same vector share one, and deleted or replaced ones count
+    until their segment is rebuilt.
+    """
     tail_rows: _builtins.int
     """Vectors not yet in a segment; they are searched exactly."""
     sequence: _builtins.int

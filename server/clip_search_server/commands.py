@@ -1,0 +1,93 @@
+"""`clip-search serve`: options in, a running server out; knows nothing of how it serves."""
+
+import asyncio
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from clip_search_server.errors import ClipSearchError
+from clip_search_server.index import IndexSettings
+from clip_search_server.limits import Limits
+from clip_search_server.rpc.server import ServerOptions
+from clip_search_server.rpc.server import serve as run_server
+
+__all__ = ["serve"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _limit_options(command: F) -> F:
+    """Give `command` one option for each limit."""
+    for limit in reversed(dataclasses.fields(Limits)):
+        option = click.option(
+            f"--{limit.name.replace('_', '-')}", type=click.IntRange(min=1), default=limit.default, show_default=True
+        )
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("--bundle", required=True, type=click.Path(path_type=Path), help="Folder that clip-search export wrote.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder that keeps the collections.")
+@click.option("--listen", default="127.0.0.1:50051", show_default=True, help="HOST:PORT; port 0 picks a free one.")
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@click.option(
+    "--durability",
+    type=click.Choice(["always", "interval"]),
+    default="always",
+    show_default=True,
+    help="Sync the disk before each acknowledgement, or once a second.",
+)
+@click.option(
+    "--segment-rows",
+    type=click.IntRange(min=16),
+    default=IndexSettings().tail_rows_max,
+    show_default=True,
+    help="New vectors that are searched exactly before they are sealed into an HNSW segment.",
+)
+@click.option("--drain-seconds", default=30.0, show_default=True, help="How long calls in flight may take at shutdown.")
+@click.option("--insecure", is_flag=True, help="Listen beyond loopback without TLS.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@_limit_options
+def serve(  # noqa: PLR0917 - click calls by keyword
+    bundle: Path,
+    data: Path,
+    listen: str,
+    device: Any,  # noqa: ANN401 - click hands over one of the choices
+    durability: Any,  # noqa: ANN401 - likewise
+    segment_rows: int,
+    drain_seconds: float,
+    insecure: bool,  # noqa: FBT001 - likewise
+    log_level: str,
+    **limits: int,
+) -> None:
+    """Serve a model and its index over gRPC.
+
+    Prints `listening on HOST:PORT` once requests are served. SIGTERM finishes calls in flight, takes a snapshot and
+    exits 0.
+    """
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    options = ServerOptions(
+        bundle=bundle,
+        data=data,
+        listen=listen,
+        device=device,
+        insecure=insecure,
+        drain_seconds=drain_seconds,
+        index=IndexSettings(durability=durability, tail_rows_max=segment_rows),
+        limits=Limits(**limits),
+    )
+    try:
+        asyncio.run(run_server(options, announce=lambda address: click.echo(f"listening on {address}")))
+    except ClipSearchError as error:
+        click.echo(f"clip-search serve: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,70 @@
+"""Unit vectors in, neighbours out, durably. A synchronous library, safe from any thread.
+
+Knows nothing of gRPC, models, pictures or asyncio. `Collection` is the way in; every other module is internal.
+
+What happens to a write, and which file it lives in:
+
+    collection.py    the public face; checks arguments (validation.py), joins the parts below
+    writer.py        one thread; callers that wait together share one commit
+    store.py         SQLite, the source of truth: transactions, durability (schema.py, rows.py; reads in reader.py)
+    state.py         the state in memory; publishes an immutable view.py after every commit
+    tail.py          the newest vectors, scanned exactly
+    sealing.py       one thread; turns the tail into segments, merges small ones, rebuilds those with many dead rows
+    sealed.py        a segment's nodes joined to items: labels, ids, deaths
+    segment.py       the protocol of an engine; hnsw_segment.py is the one for hnswlib
+    generations.py   manifests that name segment files (segment_files.py, entries.py; files.py makes files durable)
+    recovery.py      from the files back to the state in memory
+    scoring.py       normalization and cosines, the same on every path
+
+Architecture invariants:
+
+- The store is the truth; segments and generations only save the time of rebuilding. Deleting `generations/` and
+  `segments/` of a closed collection loses nothing.
+- A label stands for one id with one vector, for ever. An update makes a new label; labels are never given out twice.
+- Deaths are numbers (the sequence of the write that caused them), so a reader with an older view sees what it saw.
+- No reader takes a lock that a writer or builder holds while it works; taking a view is reading one attribute.
+- Nothing is searched while it is built, and nothing is changed once it can be searched, except deaths.
+- A score never depends on the path that found its item.
+
+The folder of a collection:
+
+    lock                    held by the process that has it open (lock.py)
+    store.sqlite3, -wal     the truth (tables: schema.py)
+    segments/NAME.*         written once when a segment is sealed (formats: segment_files.py)
+    generations/N.json      small manifests, the two newest kept (format: generations.py)
+
+Lifecycle of a segment: built in memory; its three files appear whole, each by temporary name, fsync, rename and fsync
+of the folder; it is swapped in for the rows it was made from; a generation that names it is published; when a later
+generation no longer needs it and the one before is forgotten, its files are removed. A crash between any two of these
+steps leaves files that nobody names, never a manifest that names missing ones.
+
+Formats are numbered together (`FORMAT_VERSION` in schema.py, SQLite's `user_version`); newer ones are refused.
+"""
+
+from clip_search_server.index.collection import Collection
+from clip_search_server.index.settings import IndexSettings
+from clip_search_server.index.types import (
+    CollectionStats,
+    DeleteOutcome,
+    Generation,
+    Neighbour,
+    Record,
+    SearchOutcome,
+    SegmentStats,
+    StoredItem,
+    UpsertOutcome,
+)
+
+__all__ = [
+    "Collection",
+    "CollectionStats",
+    "DeleteOutcome",
+    "Generation",
+    "IndexSettings",
+    "Neighbour",
+    "Record",
+    "SearchOutcome",
+    "SegmentStats",
+    "StoredItem",
+    "UpsertOutcome",
+]

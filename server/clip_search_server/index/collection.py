@@ -1,0 +1,383 @@
+"""One collection: joins store, writer, state, builder and generations; knows nothing of gRPC, models or asyncio."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy.typing as npt
+
+from clip_search_server.errors import (
+    DataLossError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from clip_search_server.index.damage import DamageLog, Report
+from clip_search_server.index.files import make_folder
+from clip_search_server.index.generations import Generations
+from clip_search_server.index.hnsw_segment import HnswEngine
+from clip_search_server.index.lock import FolderLock
+from clip_search_server.index.reader import StoreReader
+from clip_search_server.index.recovery import Recovery
+from clip_search_server.index.schema import Identity, check_store, create_store
+from clip_search_server.index.scoring import unit_vector
+from clip_search_server.index.sealing import Builder
+from clip_search_server.index.segment import SegmentEngine
+from clip_search_server.index.settings import IndexSettings
+from clip_search_server.index.state import State
+from clip_search_server.index.store import Change, Store, Transaction
+from clip_search_server.index.types import (
+    CollectionStats,
+    DeleteOutcome,
+    Generation,
+    Record,
+    SearchOutcome,
+    SegmentStats,
+    StoredItem,
+    UpsertOutcome,
+)
+from clip_search_server.index.validation import check_count, check_id, check_ids, check_window, checked_record
+from clip_search_server.index.writer import GroupCommitWriter
+
+_Result = TypeVar("_Result")
+
+# Ingest waits once the tail has this many times the rows at which it is sealed.
+_TAIL_OVERRUN = 2
+
+
+def _say_nothing(_line: str) -> None:
+    return
+
+
+class Collection:
+    """Items with unit vectors, kept durably and searched by cosine; every method is safe from any thread.
+
+    Reads never wait for writes. A write that has returned is on the disk (under the durability policy) and every later
+    read sees it. Use `open`.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        settings: IndexSettings,
+        *,
+        lock: FolderLock,
+        store: Store,
+        reader: StoreReader,
+        generations: Generations,
+        engine: SegmentEngine,
+        state: State,
+        damage: DamageLog,
+        report: Report,
+    ) -> None:
+        self._identity = identity
+        self._settings = settings
+        self._lock = lock
+        self._store = store
+        self._reader = reader
+        self._generations = generations
+        self._state = state
+        self._damage = damage
+        self._closed = False
+        self._publishing = threading.Lock()
+        self._writer = GroupCommitWriter(store, self._follow, settings)
+        self._builder = Builder(state, generations, self._publish, engine=engine, settings=settings, report=report)
+        self._builder.wake_if_needed()
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        *,
+        dim: int,
+        space_id: str,
+        settings: IndexSettings | None = None,
+        progress: Report = _say_nothing,
+        engine: SegmentEngine | None = None,
+    ) -> "Collection":
+        """Create or recover the collection in `directory`; return when it can serve.
+
+        Args:
+            directory: a folder of its own; made if missing.
+            dim: components of a vector.
+            space_id: what makes vectors comparable; recorded at creation.
+            settings: limits and knobs; the defaults are for a server.
+            progress: told, from any thread, of long work, damage and background failures, a line each.
+            engine: makes the segments; hnswlib by default.
+
+        Raises:
+            SpaceMismatchError: the folder holds vectors of another space or dimension; nothing was changed.
+            FailedPreconditionError: another process has it open, or a newer release wrote it; nothing was changed.
+            DataLossError: the store itself is damaged or missing beside its generations.
+            UnavailableError: the disk refuses.
+        """
+        settings = settings or IndexSettings()
+        try:
+            with contextlib.ExitStack() as undo:
+                make_folder(directory)
+                lock = undo.enter_context(FolderLock(directory))
+                identity = _identity_of(directory, dim=dim, space_id=space_id)
+                generations = Generations(directory, identity)
+                make_folder(generations.folder)
+                make_folder(generations.segment_folder)
+                store = Store(_store_path(directory), durability=settings.durability)
+                undo.callback(store.close)
+                reader = StoreReader(store.path, dim=dim)
+                undo.callback(reader.close)
+                damage = DamageLog(progress)
+                engine = engine or HnswEngine(settings)
+                recovery = Recovery(store, reader, generations, engine, damage=damage, report=progress)
+                collection = cls(
+                    identity,
+                    settings,
+                    lock=lock,
+                    store=store,
+                    reader=reader,
+                    generations=generations,
+                    engine=engine,
+                    state=recovery.run(dim),
+                    damage=damage,
+                    report=progress,
+                )
+                undo.pop_all()
+                return collection
+        except OSError as error:
+            raise UnavailableError(f"{directory} cannot be opened ({error})") from error
+
+    @property
+    def dim(self) -> int:
+        """Components of a vector."""
+        return self._identity.dim
+
+    @property
+    def space_id(self) -> str:
+        """What the collection's vectors are comparable with."""
+        return self._identity.space_id
+
+    @property
+    def sequence(self) -> int:
+        """Number of the newest write that reads can see."""
+        return self._state.view.sequence
+
+    def upsert(self, records: Sequence[Record]) -> UpsertOutcome:
+        """Store records in one transaction, each replacing the item of its id; of the same id twice, the last wins.
+
+        A record that is refused never fails its neighbours: its place in the outcome holds the error, whose field is
+        relative to the record.
+
+        Raises:
+            InvalidArgumentError: too many records in one call; nothing was written.
+            ResourceExhaustedError: segments cannot be built as fast as items arrive; nothing was written.
+            UnavailableError: the disk failed or the collection is closed; nothing is acknowledged.
+        """
+        check_count(len(records), "records", self._settings.records_max)
+        checked = [checked_record(record, dim=self.dim, settings=self._settings) for record in records]
+        self._wait_for_room()
+
+        def put_all(transaction: Transaction) -> UpsertOutcome:
+            outcomes = [_put(transaction, record) for record in checked]
+            results, replaced = zip(*outcomes, strict=True) if outcomes else ((), ())
+            return UpsertOutcome(results, transaction.sequence, replaced)
+
+        return self._writer.run(put_all)
+
+    def delete(self, item_ids: Sequence[str]) -> DeleteOutcome:
+        """Delete items in one transaction; ids without an item are passed over.
+
+        Raises:
+            InvalidArgumentError: too many ids, or one that cannot be an id; nothing was deleted.
+            UnavailableError: the disk failed or the collection is closed; nothing is acknowledged.
+        """
+        check_ids(item_ids, self._settings)
+
+        def remove_all(transaction: Transaction) -> DeleteOutcome:
+            deleted = sum(transaction.remove(item_id) for item_id in item_ids)
+            return DeleteOutcome(deleted, transaction.sequence)
+
+        return self._writer.run(remove_all)
+
+    def get(self, item_ids: Sequence[str]) -> list[StoredItem | None]:
+        """Return the items of these ids in order, None where there is none; all of one moment.
+
+        Raises:
+            InvalidArgumentError: too many ids, or one that cannot be an id.
+            DataLossError: one of the items fails its checksum.
+        """
+        check_ids(item_ids, self._settings)
+        return self._read(lambda: self._reader.get(item_ids))
+
+    def digests(self, item_ids: Sequence[str]) -> list[bytes | None]:
+        """Return the content digests of these ids in order, None where there is no item; errors as in `get`."""
+        check_ids(item_ids, self._settings)
+        return self._read(lambda: self._reader.digests(item_ids))
+
+    def thumbnails(self, item_ids: Sequence[str]) -> list[bytes | None]:
+        """Return the thumbnails of these ids in order, ``b""`` for an item without, None where there is no item."""
+        check_ids(item_ids, self._settings)
+        return self._read(lambda: self._reader.thumbnails(item_ids))
+
+    def list_items(self, *, after: str = "", limit: int) -> list[StoredItem]:
+        """Return up to `limit` items with ids above `after`, in byte order of the ids' UTF-8; errors as in `get`."""
+        if after:
+            check_id(after, "after", self._settings)
+        check_window(limit, 0, self._settings.records_max)
+        return self._read(lambda: self._reader.list_after(after, limit))
+
+    def search(
+        self,
+        query: npt.ArrayLike,  # (dim,)
+        *,
+        limit: int,
+        offset: int = 0,
+        exact: bool = False,
+        min_score: float | None = None,
+    ) -> SearchOutcome:
+        """Return the items nearest to `query` by cosine, `limit` of them after the first `offset`.
+
+        Fewer come back only where fewer are alive (or reach `min_score`). The order is by score, ties by id.
+
+        Args:
+            query: finite and non-zero; need not be of unit length.
+            limit: hits wanted, at least 1.
+            offset: hits to pass over.
+            exact: scan every vector instead of walking the graphs.
+            min_score: leave out hits below this cosine.
+
+        Raises:
+            InvalidArgumentError: naming the argument.
+            UnavailableError: the collection is closed.
+        """
+        if self._closed:
+            raise UnavailableError("the collection is closed")
+        window = check_window(limit, offset, self._settings.search_window_max)
+        view = self._state.view
+        hits = view.nearest(unit_vector(query, self.dim, "query"), window, exact=exact)[offset:]
+        if min_score is not None:
+            hits = [hit for hit in hits if hit.score >= min_score]
+        return SearchOutcome(tuple(hits), view.sequence)
+
+    def snapshot(self) -> Generation:
+        """Publish a generation of the present segments; neither seals the tail nor copies the store.
+
+        Raises:
+            UnavailableError: the disk refused, the newest write cannot be made durable, or the collection is closed.
+        """
+        if self._closed:
+            raise UnavailableError("the collection is closed")
+        generation = self._publish()
+        self._builder.note_publication()
+        return generation
+
+    def stats(self) -> CollectionStats:
+        """Return counts, sizes and everything known to be wrong."""
+        view = self._state.view
+        return CollectionStats(
+            item_count=view.item_count,
+            sequence=view.sequence,
+            tail_row_count=view.tail.row_count,
+            segments=tuple(
+                SegmentStats(part.entry.name, part.row_count, live, part.segment.node_count, part.entry.file_bytes)
+                for part, live in zip(view.parts, view.live_counts, strict=True)
+            ),
+            generation=self._generations.newest(),
+            disk_bytes=_folder_bytes(self._store.path.parent),
+            memory_bytes=sum(part.entry.file_bytes for part in view.parts) + view.tail.vectors.nbytes,
+            damage=self._damage.sentences(),
+            write_failure=self._store.failure,
+            build_failure=self._builder.failure,
+        )
+
+    def close(self) -> None:
+        """Finish the writes under way, give up a build under way, and let the folder go; harmless when repeated.
+
+        Raises:
+            UnavailableError: the log could not be folded into the store; acknowledged writes are still in the log.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.ExitStack() as steps:  # They run last to first, each even where another raised.
+            steps.callback(self._lock.release)
+            steps.callback(self._store.close)
+            steps.callback(self._reader.close)
+            steps.callback(self._writer.close)
+            steps.callback(self._state.end_waiting)
+            steps.callback(self._builder.close)
+
+    def _follow(self, changes: Sequence[Change], sequence: int) -> None:
+        self._state.apply(changes, sequence)
+        self._builder.wake_if_needed()
+
+    def _publish(self) -> Generation:
+        self._store.check_writable()
+        try:
+            # Between taking the view and publishing it nobody else may publish, nor therefore remove what it names.
+            with self._publishing:
+                view = self._state.view
+                self._writer.sync()
+                return self._generations.publish(
+                    tuple(part.entry for part in view.parts),
+                    sequence=view.sequence,
+                    next_label=self._store.next_label,
+                    item_count=view.item_count,
+                )
+        except OSError as error:
+            raise UnavailableError(
+                f"no generation could be published ({error}); the ones before still stand"
+            ) from error
+
+    def _wait_for_room(self) -> None:
+        rows_max = _TAIL_OVERRUN * self._settings.tail_rows_max
+        seconds_max = self._settings.throttle_seconds_max
+        if not self._state.wait_for_tail_below(rows_max, seconds_max=seconds_max):
+            raise ResourceExhaustedError(
+                "items arrive faster than they can be indexed; send them more slowly", retry_after_seconds=seconds_max
+            )
+
+    def _read(self, read: Callable[[], _Result]) -> _Result:
+        try:
+            return read()
+        except DataLossError as error:
+            self._damage.note(error)
+            raise
+
+
+def _store_path(directory: Path) -> Path:
+    return directory / "store.sqlite3"
+
+
+def _identity_of(directory: Path, *, dim: int, space_id: str) -> Identity:
+    """Return the identity of the store in `directory`, creating the store where the folder is new."""
+    path = _store_path(directory)
+    if not path.exists():
+        # A log without its store would be replayed into the new one.
+        if any(directory.glob("generations/*.json")) or Path(f"{path}-wal").exists():
+            raise DataLossError(
+                f"{path} is missing although {directory} has been used; restore the store from a backup"
+            )
+        create_store(path, space_id=space_id, dim=dim)
+    return check_store(path, space_id=space_id, dim=dim)
+
+
+def _put(
+    transaction: Transaction, record: Record | InvalidArgumentError
+) -> tuple[int | InvalidArgumentError, bool]:
+    """Store a record; return its sequence number or why it was refused, and whether its id had an item."""
+    if isinstance(record, InvalidArgumentError):
+        return record, False
+    replaced = transaction.contains(record.id)
+    try:
+        return transaction.put(record), replaced
+    except InvalidArgumentError as error:
+        return error, False
+
+
+def _folder_bytes(folder: Path) -> int:
+    """Return the size of all files below `folder`; one that vanishes meanwhile counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total

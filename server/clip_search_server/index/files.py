@@ -1,0 +1,75 @@
+"""Files that exist whole or not at all: temporary name, sync, rename, sync of the folder; knows nothing of contents.
+
+The order is what makes a published name trustworthy after a power cut: the bytes reach the disk before the name does,
+and the name reaches the disk before anyone is told.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".tmp"
+
+_CHUNK_BYTES = 1 << 20
+
+
+def publish_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Make `path` appear with what `write` puts into a temporary neighbour, durably, replacing any file of that name.
+
+    Raises:
+        OSError: the disk refused. `path` is then as it was before, or whole where only the sync of its name failed.
+    """
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        write(temporary)
+        sync_file(temporary)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Create `path` with its missing parents, durably."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's bytes and size to the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's names to the disk."""
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in small pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what an interrupted `publish_file` left behind."""
+    for path in folder.glob("*" + TEMPORARY_SUFFIX):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,49 @@
+"""A lock that keeps a second server off a collection's folder; knows nothing of what the folder holds."""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from clip_search_server.errors import FailedPreconditionError
+
+
+class FolderLock:
+    """An exclusive advisory lock on ``FOLDER/lock``, held until `release` or until the process ends.
+
+    The kernel drops it with the process, so a crash leaves nothing to clean up. The file itself stays: removing it
+    would let two processes lock two different files of the same name.
+
+    Raises:
+        FailedPreconditionError: another process, or another object in this one, holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "lock"
+        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+            self.release()
+            raise FailedPreconditionError(
+                f"{folder} is in use by another server (process {holder or 'unknown'}); "
+                "stop that server or choose another data folder"
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the folder back; harmless when already released."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

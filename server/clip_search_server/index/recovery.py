@@ -1,0 +1,133 @@
+"""From files to a state in memory, whatever the last process left behind; knows nothing of later writes.
+
+1. A manifest ahead of the store means that the store lost its newest writes (a damaged log, an older copy put back).
+   Its labels may be given out again, so every manifest is removed *before* the counters are raised past them.
+2. The newest generation that loads whole is taken; where none does, the one of which most rows load. Every file passes
+   its digest check before anything reads it.
+3. What the store lists as alive is alive; every other row of the segments is dead.
+4. Live rows that no loaded segment holds are read from the store into the tail. With no usable generation that is all
+   of them: the graphs are then built anew, in the background, while the tail answers exactly.
+"""
+
+import contextlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from clip_search_server.errors import DataLossError
+from clip_search_server.index.damage import DamageLog, Report
+from clip_search_server.index.generations import Generations, Manifest
+from clip_search_server.index.reader import StoreReader
+from clip_search_server.index.sealed import SealedPart
+from clip_search_server.index.segment import SegmentEngine
+from clip_search_server.index.segment_files import load_segment
+from clip_search_server.index.state import State
+from clip_search_server.index.store import Store
+from clip_search_server.index.tail import Tail
+from clip_search_server.index.types import IntArray
+
+_ROWS_PER_REPORT = 100_000
+
+
+class Recovery:
+    """One opening of a collection.
+
+    Args:
+        store: the source of truth, open for writing; its counters may be raised.
+        reader: reads of the same store.
+        generations: what was published before.
+        engine: loads the graphs.
+        damage: is told of everything that fails a check.
+        report: is told how far long work has come.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        reader: StoreReader,
+        generations: Generations,
+        engine: SegmentEngine,
+        *,
+        damage: DamageLog,
+        report: Report,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._generations = generations
+        self._engine = engine
+        self._damage = damage
+        self._report = report
+        self._loaded: dict[str, SealedPart | None] = {}  # None: damaged
+
+    def run(self, dim: int) -> State:
+        """Return the state that equals the store."""
+        self._generations.remove_temporaries()
+        manifests = self._readable_manifests()
+        if self._is_behind(manifests):
+            manifests = []
+        parts = self._best_parts(manifests, dim)
+        labels = self._reader.labels()
+        for part in parts:
+            part.died_at[~np.isin(part.rows.labels, labels)] = 0
+        sealed = [part.rows.labels for part in parts]
+        rest = np.setdiff1d(labels, np.concatenate(sealed) if sealed else np.empty(0, dtype=np.int64))
+        tail = self._load_tail(rest, dim)
+        return State(parts, tail, sequence=self._store.sequence, item_count=len(labels))
+
+    def _readable_manifests(self) -> list[Manifest]:
+        manifests = []
+        for number in self._generations.numbers():
+            try:
+                manifests.append(self._generations.read(number))
+            except DataLossError as error:
+                self._damage.note(error)
+        return manifests
+
+    def _is_behind(self, manifests: Sequence[Manifest]) -> bool:
+        sequence = max((manifest.sequence for manifest in manifests), default=0)
+        if sequence <= self._store.sequence:
+            return False
+        self._damage.note(
+            f"{self._store.path} ends at sequence {self._store.sequence} although {sequence} was reached: "
+            "the writes between are lost; restore a backup if they matter"
+        )
+        next_label = max(manifest.next_label for manifest in manifests)
+        self._generations.forget_all()
+        self._store.advance(sequence=sequence, next_label=next_label)
+        return True
+
+    def _best_parts(self, manifests: Sequence[Manifest], dim: int) -> list[SealedPart]:
+        best: list[SealedPart] = []
+        for manifest in manifests:
+            parts = self._parts_of(manifest, dim)
+            if len(parts) == len(manifest.segments):
+                return parts
+            self._report(f"generation {manifest.number} is damaged; trying the one before")
+            best = max(best, parts, key=lambda candidate: sum(part.row_count for part in candidate))
+        return best
+
+    def _parts_of(self, manifest: Manifest, dim: int) -> list[SealedPart]:
+        for entry in manifest.segments:
+            if entry.name in self._loaded:
+                continue
+            try:
+                self._report(f"loading segment {entry.name} ({entry.row_count} rows)")
+                part = load_segment(self._generations.segment_folder, entry, self._engine, dim=dim)
+                self._loaded[entry.name] = part
+            except DataLossError as error:
+                self._damage.note(error)
+                self._loaded[entry.name] = None
+        found = (self._loaded[entry.name] for entry in manifest.segments)
+        return [part for part in found if part is not None]
+
+    def _load_tail(self, labels: IntArray, dim: int) -> Tail:
+        tail = Tail(dim)
+        with contextlib.closing(self._reader.vectors(labels.tolist())) as rows:
+            for count, row in enumerate(rows):
+                if count and count % _ROWS_PER_REPORT == 0:
+                    self._report(f"reading the store: {count} of {len(labels)} rows")
+                if isinstance(row, DataLossError):
+                    self._damage.note(row)
+                else:
+                    tail.append(*row)
+        return tail

@@ -1,0 +1,141 @@
+"""The SQLite file's tables, its birth, and the checks before it is opened; knows nothing of rows' meaning.
+
+    meta        key, value            collection_id, space_id, dim, metric; never changes after creation
+    counters    sequence, next_label, crc                  one row, rewritten by every transaction
+    items       label (key), id (unique), sequence, attributes, text, content_digest, crc
+    vectors     label (key), vector (dim x float32, little-endian, unit length), crc
+    thumbnails  label (key), thumbnail, crc                only for items that have one
+
+The three row tables are apart because they are read apart: searching needs neither thumbnails nor texts, and a scan of
+the labels at start-up must not walk over gigabytes of vectors. `application_id` marks the file as ours and
+`user_version` is the format version; both lie in the first hundred bytes, where they can be read without SQLite
+touching the folder.
+"""
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+from urllib.parse import quote
+
+import apsw
+
+from clip_search_server.errors import DataLossError, FailedPreconditionError, SpaceMismatchError
+from clip_search_server.index.files import publish_file
+from clip_search_server.index.rows import crc_of
+
+FORMAT_VERSION = 1
+METRIC = "cosine"
+
+_APPLICATION_ID = 0x434C5331  # "CLS1"
+_PAGE_BYTES = 8192  # three 512-dimensional vectors a page
+_MAGIC = b"SQLite format 3\x00"
+_HEADER_BYTES = 100
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE counters (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    sequence INTEGER NOT NULL,
+    next_label INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+);
+CREATE TABLE items (
+    label INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    sequence INTEGER NOT NULL,
+    attributes BLOB NOT NULL,
+    text BLOB NOT NULL,
+    content_digest BLOB NOT NULL,
+    crc INTEGER NOT NULL
+);
+CREATE TABLE vectors (label INTEGER PRIMARY KEY, vector BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE thumbnails (label INTEGER PRIMARY KEY, thumbnail BLOB NOT NULL, crc INTEGER NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes two folders the same collection, and their vectors comparable."""
+
+    collection_id: str
+    space_id: str
+    dim: int
+
+
+def create_store(path: Path, *, space_id: str, dim: int) -> None:
+    """Make an empty store appear at `path`, whole and durable."""
+
+    def write(temporary: Path) -> None:
+        temporary.unlink(missing_ok=True)
+        connection = apsw.Connection(str(temporary))
+        try:
+            connection.pragma("page_size", _PAGE_BYTES)
+            connection.pragma("journal_mode", "memory")  # A journal left by a crash would spoil the next attempt.
+            with connection:
+                connection.execute(_TABLES)
+                connection.executemany(
+                    "INSERT INTO meta VALUES (?, ?)",
+                    [("collection_id", uuid.uuid4().hex), ("space_id", space_id), ("dim", dim), ("metric", METRIC)],
+                )
+                connection.execute("INSERT INTO counters VALUES (1, 0, 1, ?)", (crc_of(0, 1),))
+                connection.pragma("application_id", _APPLICATION_ID)
+                connection.pragma("user_version", FORMAT_VERSION)
+        finally:
+            connection.close()
+
+    publish_file(path, write)
+
+
+def check_store(path: Path, *, space_id: str, dim: int) -> Identity:
+    """Return the identity of the store at `path` without changing a byte of its folder.
+
+    The caller holds the folder's lock: no connection may be open, because closing the file here would drop its locks.
+
+    Raises:
+        DataLossError: not a store, or damaged.
+        FailedPreconditionError: written by a newer release.
+        SpaceMismatchError: its vectors are another model's.
+    """
+    version = _format_version(path)
+    if version > FORMAT_VERSION:
+        raise FailedPreconditionError(
+            f"{path} has format {version}, newer than the {FORMAT_VERSION} this release reads; "
+            "use the release that wrote it; nothing was changed"
+        )
+    identity = _identity(path)
+    if identity.space_id != space_id:
+        raise SpaceMismatchError(
+            f"{path.parent} holds vectors of space {identity.space_id!r} but the model makes vectors of space "
+            f"{space_id!r}; serve the model it was made with or choose another data folder; nothing was changed"
+        )
+    if identity.dim != dim:
+        raise SpaceMismatchError(
+            f"{path.parent} holds vectors of {identity.dim} components but the model's have {dim}; "
+            "serve the model it was made with or choose another data folder; nothing was changed"
+        )
+    return identity
+
+
+def _format_version(path: Path) -> int:
+    with path.open("rb") as stream:
+        header = stream.read(_HEADER_BYTES)
+    application_id = int.from_bytes(header[68:72], "big")
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC) or application_id != _APPLICATION_ID:
+        raise DataLossError(f"{path} is not a clip-search store, or its header is damaged; restore it from a backup")
+    return int.from_bytes(header[60:64], "big")
+
+
+def _identity(path: Path) -> Identity:
+    # "immutable" keeps SQLite from creating or reading the log: `meta` has been in the main file since its creation.
+    address = f"file:{quote(os.fspath(path.absolute()))}?immutable=1"
+    try:
+        connection = apsw.Connection(address, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        try:
+            meta = dict(cast("list[tuple[str, str | int]]", list(connection.execute("SELECT key, value FROM meta"))))
+        finally:
+            connection.close()
+        return Identity(str(meta["collection_id"]), str(meta["space_id"]), int(meta["dim"]))
+    except (apsw.Error, KeyError, ValueError) as error:
+        raise DataLossError(f"{path} is damaged ({error}); restore it from a backup") from error

@@ -1,0 +1,167 @@
+"""Sealed rows: a segment's nodes joined to the items they stand for; knows nothing of files or threads.
+
+The vectors, labels and ids of a sealed part never change. Only deaths are written in place, exactly as in the tail, so
+a reader with an older view goes on seeing what it saw.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clip_search_server.index.entries import SegmentEntry
+from clip_search_server.index.scoring import best_rows, cosines, scan
+from clip_search_server.index.segment import Segment
+from clip_search_server.index.tail import kill_row
+from clip_search_server.index.types import FloatArray, IntArray
+
+# Above this share of the nodes, scanning all of them costs less than walking the graph.
+_GRAPH_SHARE_MAX = 0.5
+# More nodes than rows wanted are asked for: some are dead, and the graph is approximate at the far end.
+_OVERFETCH = 1.2
+_OVERFETCH_LEAST = 8
+_WIDENING = 4
+
+
+class IdTable:
+    """Ids by row in one block of UTF-8, about a third of the memory of Python strings."""
+
+    def __init__(self, offsets: IntArray, data: bytes) -> None:
+        self.offsets = offsets  # (rows + 1,)
+        self.data = data
+
+    @classmethod
+    def of(cls, ids: Iterable[str]) -> "IdTable":
+        """Pack ids."""
+        encoded = [item_id.encode() for item_id in ids]
+        lengths = np.array([len(part) for part in encoded], dtype=np.int64)
+        return cls(np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]), b"".join(encoded))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> str:
+        return self.data[self.offsets[row] : self.offsets[row + 1]].decode()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SealedRows:
+    """What a segment file holds: rows by ascending label and the distinct vectors they share.
+
+    Attributes:
+        labels: int64 (rows,), ascending.
+        nodes: int64 (rows,), the vector of each row; numbered by first appearance.
+        ids: the id of each row.
+        vectors: float32 (nodes, dim) of unit length, no two equal.
+    """
+
+    labels: IntArray
+    nodes: IntArray
+    ids: IdTable
+    vectors: FloatArray
+
+
+def share_vectors(vectors: FloatArray) -> tuple[IntArray, IntArray]:  # (rows, dim) -> (rows,), (nodes,)
+    """Return each row's node, and for each node the first row with its vector."""
+    seen: dict[bytes, int] = {}
+    nodes = np.empty(len(vectors), dtype=np.int64)
+    firsts: list[int] = []
+    for row, vector in enumerate(vectors):
+        # 128 bits: among a billion vectors the chance of one false match is below 1e-20.
+        key = hashlib.blake2b(vector.tobytes(), digest_size=16).digest()
+        nodes[row] = seen.setdefault(key, len(firsts))
+        if nodes[row] == len(firsts):
+            firsts.append(row)
+    return nodes, np.array(firsts, dtype=np.int64)
+
+
+class SealedPart:
+    """A segment ready for searching, equal to itself only.
+
+    Attributes:
+        entry: how manifests name it.
+        rows: labels, ids and vectors.
+        segment: the engine's graph over `rows.vectors`.
+        died_at: int64 (rows,), the sequence each row died with, `NEVER` while it lives.
+    """
+
+    def __init__(self, entry: SegmentEntry, rows: SealedRows, segment: Segment, died_at: IntArray) -> None:
+        self.entry = entry
+        self.rows = rows
+        self.segment = segment
+        self.died_at = died_at
+        self._shared = len(rows.labels) != len(rows.vectors)
+        # Rows grouped by node; when no two rows share a vector, node n is row n and neither array is needed.
+        empty = np.empty(0, dtype=np.int64)
+        self._rows_by_node = np.argsort(rows.nodes, kind="stable") if self._shared else empty
+        counts = np.bincount(rows.nodes, minlength=len(rows.vectors)) if self._shared else empty
+        self._group_starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+
+    @property
+    def row_count(self) -> int:
+        """Rows, dead ones included."""
+        return len(self.rows.labels)
+
+    def kill(self, label: int, sequence: int) -> bool:
+        """Note that a row died; return whether this part held it alive."""
+        return kill_row(self.rows.labels, self.died_at, label, sequence)
+
+    def live_rows(self, sequence: int) -> IntArray:
+        """Return the rows alive at `sequence`."""
+        return np.flatnonzero(self.died_at > sequence)
+
+    def vectors_of(self, rows: IntArray) -> FloatArray:  # (count,) -> (count, dim)
+        """Return the vectors of these rows."""
+        vectors: FloatArray = self.rows.vectors[self.rows.nodes[rows]]
+        return vectors
+
+    def id_at(self, row: int) -> str:
+        """Return the id of a row."""
+        return self.rows.ids[row]
+
+    def candidates(
+        self, query: FloatArray, count: int, sequence: int, *, live_count: int, exact: bool
+    ) -> tuple[IntArray, FloatArray]:
+        """Return live rows that may be among the `count` best, and their cosines.
+
+        At least min(`count`, `live_count`) rows come back, whatever the graph reaches: it is asked for more and more
+        nodes, and where it cannot give enough live rows all vectors are scanned.
+        """
+        rows = None if exact else self._from_graph(query, min(count, live_count), sequence, live_count)
+        if rows is None:
+            rows = self._from_scan(query, count, sequence)
+        return rows, self._scores(rows, query)
+
+    def _from_graph(self, query: FloatArray, wanted: int, sequence: int, live_count: int) -> IntArray | None:
+        if wanted == 0:
+            return np.empty(0, dtype=np.int64)
+        asked = math.ceil(wanted * _OVERFETCH * self.row_count / live_count) + _OVERFETCH_LEAST
+        while asked <= self.segment.node_count * _GRAPH_SHARE_MAX:
+            nodes = self.segment.nearest(query, asked)
+            if nodes is None:
+                return None
+            rows = self._rows_of(nodes)
+            rows = rows[self.died_at[rows] > sequence]
+            if len(rows) >= wanted:
+                return rows
+            asked *= _WIDENING
+        return None
+
+    def _from_scan(self, query: FloatArray, count: int, sequence: int) -> IntArray:
+        scores = scan(self.rows.vectors, query)  # (nodes,)
+        live = self.live_rows(sequence)
+        return live[best_rows(scores[self.rows.nodes[live]], count)]
+
+    def _rows_of(self, nodes: IntArray) -> IntArray:
+        if not self._shared:
+            return nodes
+        groups = [self._rows_by_node[self._group_starts[node] : self._group_starts[node + 1]] for node in nodes]
+        return np.concatenate(groups)
+
+    def _scores(self, rows: IntArray, query: FloatArray) -> FloatArray:
+        nodes, places = np.unique(self.rows.nodes[rows], return_inverse=True)
+        vectors: npt.NDArray[np.float32] = self.rows.vectors[nodes]
+        return cosines(vectors, query)[places]

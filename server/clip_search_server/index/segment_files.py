@@ -1,0 +1,109 @@
+"""The three files of a sealed segment: written once, checked by digest before every load; knows nothing of generations.
+
+`segments/NAME.*`, NAME being 16 random hexadecimal digits, never used again:
+
+    NAME.graph      the engine's own format
+    NAME.vectors    NumPy ``.npy``: float32 (nodes, dim), C order; memory-mapped for exact scans and scores
+    NAME.rows       NumPy ``.npz``: labels int64 (rows,), nodes int64 (rows,), id_offsets int64 (rows + 1,),
+                    id_bytes uint8: the ids' UTF-8 one after the other
+
+Each appears under its name only when whole and on the disk. A generation's manifest, written afterwards, holds their
+sizes and SHA-256; a file that no manifest names means nothing and is removed after the next generation is published.
+"""
+
+import secrets
+from pathlib import Path
+
+import numpy as np
+
+from clip_search_server.errors import DataLossError
+from clip_search_server.index.entries import KINDS, FileEntry, SegmentEntry
+from clip_search_server.index.files import publish_file, sha256_of
+from clip_search_server.index.sealed import IdTable, SealedPart, SealedRows
+from clip_search_server.index.segment import Segment, SegmentEngine
+from clip_search_server.index.tail import NEVER
+
+
+def path_of(folder: Path, name: str, kind: str) -> Path:
+    """Return where a segment's file of one kind lies."""
+    return folder / f"{name}.{kind}"
+
+
+def write_segment(folder: Path, rows: SealedRows, segment: Segment, engine: SegmentEngine) -> SealedPart:
+    """Write a new segment durably; return it with its vectors mapped from the file, every row alive.
+
+    Raises:
+        OSError: the disk refused; nothing is left of the segment if it could be removed.
+    """
+    name = secrets.token_hex(8)
+    try:
+        return _write(folder, name, rows, segment, engine)
+    except BaseException:
+        for kind in KINDS:
+            path_of(folder, name, kind).unlink(missing_ok=True)
+        raise
+
+
+def _write(folder: Path, name: str, rows: SealedRows, segment: Segment, engine: SegmentEngine) -> SealedPart:
+
+    def write_rows(path: Path) -> None:
+        with path.open("wb") as stream:
+            np.savez(
+                stream,
+                labels=rows.labels,
+                nodes=rows.nodes,
+                id_offsets=rows.ids.offsets,
+                id_bytes=np.frombuffer(rows.ids.data, dtype=np.uint8),
+            )
+
+    def write_vectors(path: Path) -> None:
+        with path.open("wb") as stream:
+            np.save(stream, rows.vectors)
+
+    writers = {"graph": segment.save, "vectors": write_vectors, "rows": write_rows}
+    files = {}
+    for kind in KINDS:
+        path = path_of(folder, name, kind)
+        publish_file(path, writers[kind])
+        files[kind] = FileEntry(path.stat().st_size, sha256_of(path))
+    entry = SegmentEntry(name, engine.name, dict(engine.parameters), len(rows.labels), len(rows.vectors), files)
+    mapped = SealedRows(rows.labels, rows.nodes, rows.ids, np.load(path_of(folder, name, "vectors"), mmap_mode="r"))
+    return SealedPart(entry, mapped, segment, np.full(len(rows.labels), NEVER))
+
+
+def load_segment(folder: Path, entry: SegmentEntry, engine: SegmentEngine, *, dim: int) -> SealedPart:
+    """Check a segment's files against their entry and load them; every row is taken to be alive.
+
+    Raises:
+        DataLossError: a file is missing, has another size or digest, or does not hold what the entry says.
+    """
+    for kind in KINDS:
+        _check(path_of(folder, entry.name, kind), entry.files[kind])
+    if entry.engine != engine.name:
+        raise DataLossError(f"segment {entry.name} was built by the engine {entry.engine!r}, not {engine.name!r}")
+    rows = _load_rows(folder, entry, dim)
+    graph = path_of(folder, entry.name, "graph")
+    segment = engine.load(graph, node_count=entry.node_count, dim=dim)
+    return SealedPart(entry, rows, segment, np.full(entry.row_count, NEVER))
+
+
+def _check(path: Path, entry: FileEntry) -> None:
+    try:
+        size = path.stat().st_size
+        digest = sha256_of(path) if size == entry.bytes else ""
+    except OSError as error:
+        raise DataLossError(f"{path} cannot be read ({error.strerror})") from error
+    if size != entry.bytes:
+        raise DataLossError(f"{path} has {size} bytes instead of {entry.bytes}")
+    if digest != entry.sha256:
+        raise DataLossError(f"{path} fails its SHA-256 check")
+
+
+def _load_rows(folder: Path, entry: SegmentEntry, dim: int) -> SealedRows:
+    vectors = np.load(path_of(folder, entry.name, "vectors"), mmap_mode="r")
+    with np.load(path_of(folder, entry.name, "rows")) as arrays:
+        ids = IdTable(arrays["id_offsets"], arrays["id_bytes"].tobytes())
+        rows = SealedRows(arrays["labels"], arrays["nodes"], ids, vectors)
+    if vectors.shape != (entry.node_count, dim) or not len(rows.labels) == len(ids) == entry.row_count:
+        raise DataLossError(f"segment {entry.name} does not have the {entry.row_count} rows that its manifest says")
+    return rows

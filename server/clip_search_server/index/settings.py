@@ -1,0 +1,94 @@
+"""Every knob and limit of a collection, with its default and unit; knows nothing of where they are configured."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Durability = Literal["always", "interval"]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSettings:
+    """How one collection writes, seals and searches; checked when made.
+
+    Durability:
+        durability: ``always`` syncs the log before a write is acknowledged. ``interval`` syncs it every
+            `sync_interval_seconds`: a crash of the process loses nothing, a power cut at most that much.
+        group_commit_operations_max: waiting writes that may share one commit.
+        writes_queued_max: writes that may wait for the writer; further callers block.
+        checkpoint_pages: pages of write-ahead log after which it is folded into the store.
+
+    Sealing:
+        tail_rows_max: rows in the exact tail at which it is sealed into a segment. At twice this, ingest waits.
+        throttle_seconds_max: longest such wait before RESOURCE_EXHAUSTED.
+        segments_max: segments above which the smallest are merged.
+        dead_share_max: share of dead rows above which a segment is rebuilt.
+        build_threads: threads that insert into a graph.
+        build_retry_seconds: pause after a failed background build.
+
+    Graph (Malkov & Yashunin 2016, arXiv:1603.09320, for the meaning of the three):
+        graph_links: M, links a node keeps on each layer.
+        ef_construction: candidates considered while inserting.
+        ef_search: candidates considered while searching; set once for an index.
+
+    Limits, each refused as INVALID_ARGUMENT with the field's name:
+        id_bytes_max, attributes_bytes_max, text_characters_max, thumbnail_bytes_max, content_digest_bytes_max,
+        records_max (a call), search_window_max (offset + limit).
+    """
+
+    durability: Durability = "always"
+    sync_interval_seconds: float = 1.0
+    group_commit_operations_max: int = 256
+    writes_queued_max: int = 1024
+    checkpoint_pages: int = 2000
+
+    tail_rows_max: int = 16384
+    throttle_seconds_max: float = 30.0
+    segments_max: int = 6
+    dead_share_max: float = 0.3
+    build_threads: int = 2
+    build_retry_seconds: float = 30.0
+
+    graph_links: int = 16
+    ef_construction: int = 200
+    ef_search: int = 128
+
+    id_bytes_max: int = 512
+    attributes_bytes_max: int = 65_536
+    text_characters_max: int = 32_768
+    thumbnail_bytes_max: int = 262_144
+    content_digest_bytes_max: int = 64
+    records_max: int = 10_000
+    search_window_max: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no collection could run with."""
+        if self.durability not in {"always", "interval"}:
+            raise ValueError(f"durability: must be 'always' or 'interval', not {self.durability!r}")
+        if not 0.0 < self.dead_share_max < 1.0:
+            raise ValueError(f"dead_share_max: must lie between 0 and 1, not {self.dead_share_max}")
+        for names, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_TWO, 2)):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(f"{name}: must be at least {least}, not {getattr(self, name)}")
+        for name in ("sync_interval_seconds", "throttle_seconds_max", "build_retry_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: must be above 0, not {getattr(self, name)}")
+
+
+_AT_LEAST_TWO = ("segments_max", "graph_links")
+_AT_LEAST_ONE = (
+    "group_commit_operations_max",
+    "writes_queued_max",
+    "checkpoint_pages",
+    "tail_rows_max",
+    "build_threads",
+    "ef_construction",
+    "ef_search",
+    "id_bytes_max",
+    "attributes_bytes_max",
+    "text_characters_max",
+    "thumbnail_bytes_max",
+    "content_digest_bytes_max",
+    "records_max",
+    "search_window_max",
+)

@@ -1,0 +1,121 @@
+"""The state in memory: which view is current, and the only three ways it changes; knows nothing of disks.
+
+Readers take `view` without a lock. Writers apply committed changes; the builder swaps sealed parts in. Both hold the
+lock, briefly, and both end by publishing a new immutable view in one assignment.
+"""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from clip_search_server.index.sealed import SealedPart
+from clip_search_server.index.store import Added, Change, Removed
+from clip_search_server.index.tail import NEVER, Tail
+from clip_search_server.index.types import IntArray
+from clip_search_server.index.view import View
+
+
+class State:
+    """The current view and what it is made of.
+
+    Args:
+        parts: sealed parts, deaths included.
+        tail: rows that no part holds.
+        sequence: number of the newest committed write.
+        item_count: items in the store.
+    """
+
+    def __init__(self, parts: Sequence[SealedPart], tail: Tail, *, sequence: int, item_count: int) -> None:
+        self._changed = threading.Condition()
+        self._parts = list(parts)
+        self._live_counts = [_live_count(part.died_at) for part in parts]
+        self._tail = tail
+        self._sequence = sequence
+        self._item_count = item_count
+        self._waiting_ended = False
+        self._publish()
+
+    @property
+    def view(self) -> View:
+        """The newest published view; taking it never waits."""
+        return self._view
+
+    def apply(self, changes: Sequence[Change], sequence: int) -> None:
+        """Follow a committed transaction and publish its outcome as a whole."""
+        with self._changed:
+            for change in changes:
+                match change:
+                    case Added(label, item_id, vector):
+                        self._tail.append(label, item_id, vector)
+                        self._item_count += 1
+                    case Removed(label, died_at):
+                        self._kill(label, died_at)
+                        self._item_count -= 1
+            self._sequence = sequence
+            self._publish()
+
+    def swap(self, made: SealedPart | None, *, retired: Sequence[SealedPart], tail_rows: int) -> None:
+        """Put `made` in the place of the retired parts and of the tail's first rows.
+
+        The rows of `made` take over the deaths that happened while it was built. None stands for no live row at all.
+        """
+        with self._changed:
+            if made is not None:
+                tail = self._tail.view()
+                _carry_deaths(tail.labels[:tail_rows], tail.died_at[:tail_rows], made)
+                for part in retired:
+                    _carry_deaths(part.rows.labels, part.died_at, made)
+            places = [at for at, part in enumerate(self._parts) if part not in retired]
+            self._parts = [self._parts[at] for at in places]
+            self._live_counts = [self._live_counts[at] for at in places]
+            if made is not None:
+                self._parts.append(made)
+                self._live_counts.append(_live_count(made.died_at))
+            if tail_rows:
+                self._tail = self._tail.without_first(tail_rows)
+            self._publish()
+            self._changed.notify_all()
+
+    def wait_for_tail_below(self, row_count: int, *, seconds_max: float) -> bool:
+        """Wait until the tail has fewer rows than this, or nobody may wait any more; return whether that came."""
+        if self._view.tail.row_count < row_count:
+            return True
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._waiting_ended or self._view.tail.row_count < row_count, seconds_max
+            )
+
+    def end_waiting(self) -> None:
+        """Let everyone who waits for the tail go on, now and later."""
+        with self._changed:
+            self._waiting_ended = True
+            self._changed.notify_all()
+
+    def _kill(self, label: int, sequence: int) -> None:
+        if self._tail.kill(label, sequence):
+            return
+        for at, part in enumerate(self._parts):
+            if part.kill(label, sequence):
+                self._live_counts[at] -= 1
+                return
+        # No part holds it: its vector was damaged and left out when the collection was opened.
+
+    def _publish(self) -> None:
+        self._view = View(
+            sequence=self._sequence,
+            item_count=self._item_count,
+            parts=tuple(self._parts),
+            live_counts=tuple(self._live_counts),
+            tail=self._tail.view(),
+        )
+
+
+def _live_count(died_at: IntArray) -> int:
+    return int(np.count_nonzero(died_at == NEVER))
+
+
+def _carry_deaths(labels: IntArray, died_at: IntArray, made: SealedPart) -> None:
+    # Most of the dead were dead before the build began and have no row in it.
+    dead = np.flatnonzero((died_at != NEVER) & np.isin(labels, made.rows.labels))
+    made.died_at[np.searchsorted(made.rows.labels, labels[dead])] = died_at[dead]

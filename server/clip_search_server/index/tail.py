@@ -1,0 +1,106 @@
+"""The exact tail: the newest vectors, appended by one thread and scanned by many; knows nothing of segments.
+
+Rows are only ever appended, and a row's death is a number written in place, so a `TailView` taken earlier stays right
+while the tail goes on growing: it sees its own rows, and deaths after its moment have larger sequence numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clip_search_server.index.scoring import best_rows, cosines, scan
+from clip_search_server.index.types import FloatArray, IntArray
+
+# The sequence at which a live row died: later than any real one.
+NEVER = np.iinfo(np.int64).max
+
+_CAPACITY_LEAST = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TailView:
+    """The tail as it was at one moment.
+
+    Attributes:
+        vectors: float32 (rows, dim) of unit length.
+        labels: int64 (rows,), ascending.
+        died_at: int64 (rows,), the sequence each row died with, `NEVER` while it lives.
+        ids: at least as many ids as rows; later rows are not part of this view.
+    """
+
+    vectors: FloatArray
+    labels: IntArray
+    died_at: IntArray
+    ids: Sequence[str]
+
+    @property
+    def row_count(self) -> int:
+        """Rows, dead ones included."""
+        return len(self.labels)
+
+    def live_rows(self, sequence: int) -> IntArray:
+        """Return the rows alive at `sequence`."""
+        return np.flatnonzero(self.died_at > sequence)
+
+    def candidates(self, query: FloatArray, count: int, sequence: int) -> tuple[IntArray, FloatArray]:
+        """Return the live rows that may be among the `count` best, and their cosines."""
+        live = self.live_rows(sequence)
+        rows = live[best_rows(scan(self.vectors, query)[live], count)]
+        return rows, cosines(self.vectors[rows], query)
+
+    def id_at(self, row: int) -> str:
+        """Return the id of a row."""
+        return self.ids[row]
+
+
+class Tail:
+    """The growing end; every method is called with the state's lock held."""
+
+    def __init__(self, dim: int) -> None:
+        self._vectors = np.empty((_CAPACITY_LEAST, dim), dtype=np.float32)  # (capacity, dim)
+        self._labels = np.empty(_CAPACITY_LEAST, dtype=np.int64)  # (capacity,)
+        self._died_at = np.empty(_CAPACITY_LEAST, dtype=np.int64)  # (capacity,)
+        self._ids: list[str] = []
+
+    def append(self, label: int, item_id: str, vector: FloatArray) -> None:
+        """Add a live row; labels come in ascending order."""
+        row = len(self._ids)
+        if row == len(self._labels):
+            self._grow()
+        self._vectors[row] = vector
+        self._labels[row] = label
+        self._died_at[row] = NEVER
+        self._ids.append(item_id)
+
+    def kill(self, label: int, sequence: int) -> bool:
+        """Note that a row died; return whether the tail held it alive."""
+        return kill_row(self._labels[: len(self._ids)], self._died_at, label, sequence)
+
+    def view(self) -> TailView:
+        """Return the present rows, without copying them."""
+        count = len(self._ids)
+        return TailView(self._vectors[:count], self._labels[:count], self._died_at[:count], self._ids)
+
+    def without_first(self, count: int) -> "Tail":
+        """Return a new tail with the rows after the first `count`; this one stays as it is for its views."""
+        rest = Tail(self._vectors.shape[1])
+        for row in range(count, len(self._ids)):
+            rest.append(int(self._labels[row]), self._ids[row], self._vectors[row])
+            rest._died_at[row - count] = self._died_at[row]
+        return rest
+
+    def _grow(self) -> None:
+        # Views keep the old arrays; what dies from now on died after them.
+        self._vectors = np.concatenate([self._vectors, np.empty_like(self._vectors)])
+        self._labels = np.concatenate([self._labels, np.empty_like(self._labels)])
+        self._died_at = np.concatenate([self._died_at, np.empty_like(self._died_at)])
+
+
+def kill_row(labels: IntArray, died_at: IntArray, label: int, sequence: int) -> bool:
+    """Mark the row of `label` dead in ascending `labels`; return whether there was such a row, alive."""
+    row = int(np.searchsorted(labels, label))
+    if row == len(labels) or labels[row] != label or died_at[row] != NEVER:
+        return False
+    died_at[row] = sequence
+    return True

@@ -1,0 +1,136 @@
+"""The values that cross the index's border: what is written, what comes back; knows nothing of how they are stored."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from clip_search_server.errors import InvalidArgumentError
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One item as a caller wants it stored; an upsert replaces everything the item had.
+
+    Args:
+        id: 1 to 512 bytes of UTF-8.
+        vector: float (dim,), finite and non-zero; the index makes it unit length. None keeps the item's present vector.
+        attributes: opaque bytes; the index stores them and gives them back.
+        text: the item's own words.
+        thumbnail: a small encoded picture, or ``b""``.
+        content_digest: SHA-256 of the content the vector was made from, or ``b""``. It is stored as given even where
+            `vector` is None, so a caller that keeps the vector passes the digest on as well.
+    """
+
+    id: str
+    vector: FloatArray | None
+    attributes: bytes = b""
+    text: str = ""
+    thumbnail: bytes = b""
+    content_digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredItem:
+    """One item as it is stored, every byte checked; `vector` is float32 (dim,) of unit length."""
+
+    id: str
+    sequence: int
+    vector: FloatArray
+    attributes: bytes
+    text: str
+    content_digest: bytes
+    has_thumbnail: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertOutcome:
+    """What became of each record, in the order given: its sequence number, or why it was refused.
+
+    `sequence` is the collection's sequence once the whole call is durable and visible; `replaced` tells for each record
+    whether its id had an item before.
+    """
+
+    results: tuple[int | InvalidArgumentError, ...]
+    sequence: int
+    replaced: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteOutcome:
+    """How many of the ids existed and are gone, and the collection's sequence afterwards."""
+
+    deleted: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """One hit: the item's id and the cosine between its vector and the query, in [-1, 1]."""
+
+    id: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOutcome:
+    """Hits by descending score, ties by id, and the sequence of the state they were found in."""
+
+    neighbours: tuple[Neighbour, ...]
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A published manifest: everything up to `sequence` can be loaded from its segments and the store."""
+
+    number: int
+    sequence: int
+    item_count: int
+    segment_count: int
+    file_bytes: int
+    path: Path
+    published_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentStats:
+    """One segment: its items including dead ones, the live ones, and its distinct vectors."""
+
+    name: str
+    row_count: int
+    live_count: int
+    node_count: int
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStats:
+    """A collection at one moment.
+
+    Attributes:
+        item_count: live items.
+        tail_row_count: rows scanned exactly because no segment holds them yet, dead ones included.
+        generation: the newest published generation, None before the first.
+        disk_bytes: size of all files of the collection.
+        memory_bytes: size of the graphs and vectors that searches read, an estimate.
+        damage: one sentence for each piece of damage found since the collection was opened.
+        write_failure: why writes are refused, or None while they are accepted.
+        build_failure: why the newest background build failed, or None.
+    """
+
+    item_count: int
+    sequence: int
+    tail_row_count: int
+    segments: tuple[SegmentStats, ...]
+    generation: Generation | None
+    disk_bytes: int
+    memory_bytes: int
+    damage: tuple[str, ...]
+    write_failure: str | None
+    build_failure: str | None

@@ -1,0 +1,48 @@
+"""What readers search: one moment of a collection, never changed once published; knows nothing of writing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clip_search_server.index.scoring import best_rows
+from clip_search_server.index.sealed import SealedPart
+from clip_search_server.index.tail import TailView
+from clip_search_server.index.types import FloatArray, Neighbour
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """All rows alive at `sequence`: sealed parts with their live counts, and the tail.
+
+    Attributes:
+        sequence: number of the newest write it shows.
+        item_count: items in the store at that moment.
+        parts: sealed parts, oldest first.
+        live_counts: live rows of each part.
+    """
+
+    sequence: int
+    item_count: int
+    parts: tuple[SealedPart, ...]
+    live_counts: tuple[int, ...]
+    tail: TailView
+
+    def nearest(self, query: FloatArray, count: int, *, exact: bool) -> list[Neighbour]:  # (dim,)
+        """Return the `count` live items nearest to a unit query, by descending cosine, ties by id.
+
+        Fewer than `count` come back only where fewer are alive.
+        """
+        sources: list[SealedPart | TailView] = [*self.parts, self.tail]
+        found = [
+            part.candidates(query, count, self.sequence, live_count=live_count, exact=exact)
+            for part, live_count in zip(self.parts, self.live_counts, strict=True)
+        ]
+        found.append(self.tail.candidates(query, count, self.sequence))
+        scores = np.concatenate([part_scores for _rows, part_scores in found])
+        owners = np.repeat(np.arange(len(found)), [len(rows) for rows, _scores in found])
+        rows = np.concatenate([part_rows for part_rows, _scores in found])
+        # `best_rows` keeps every tie at the cut, so the ids decide among them here.
+        best = best_rows(scores, count)
+        hits = [Neighbour(sources[owners[at]].id_at(int(rows[at])), float(scores[at])) for at in best]
+        hits.sort(key=lambda hit: (-hit.score, hit.id))
+        return hits[:count]

@@ -1,0 +1,74 @@
+"""The exception tree as gRPC statuses, in one place; knows nothing of methods and messages.
+
+Besides code and message a status carries google.rpc details: BadRequest with the field for INVALID_ARGUMENT, RetryInfo
+for RESOURCE_EXHAUSTED, RequestInfo for INTERNAL. RESOURCE_EXHAUSTED also sets the trailer `grpc-retry-pushback-ms`
+(gRPC proposal A6), which clients with a retry policy obey.
+"""
+
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from clip_search_server.errors import (
+    ClipSearchError,
+    DataLossError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnimplementedError,
+)
+
+__all__ = ["internal_status", "status_of", "trailers_of"]
+
+_CODES: tuple[tuple[type[ClipSearchError], int], ...] = (
+    (InvalidArgumentError, code_pb2.INVALID_ARGUMENT),
+    (NotFoundError, code_pb2.NOT_FOUND),
+    (ResourceExhaustedError, code_pb2.RESOURCE_EXHAUSTED),
+    (DeadlineExceededError, code_pb2.DEADLINE_EXCEEDED),
+    (FailedPreconditionError, code_pb2.FAILED_PRECONDITION),
+    (UnavailableError, code_pb2.UNAVAILABLE),
+    (DataLossError, code_pb2.DATA_LOSS),
+    (UnimplementedError, code_pb2.UNIMPLEMENTED),
+)
+
+
+def status_of(error: ClipSearchError) -> status_pb2.Status:
+    """Return the status that tells a client of `error`."""
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), code_pb2.INTERNAL)
+    return status_pb2.Status(code=code, message=str(error), details=[_packed(detail) for detail in _details(error)])
+
+
+def internal_status(request_id: str) -> status_pb2.Status:
+    """Return the status for an error that nobody foresaw: no inner workings, but an id to find it in the log by."""
+    return status_pb2.Status(
+        code=code_pb2.INTERNAL,
+        message=f"Internal error; the server's log has it under request {request_id}.",
+        details=[_packed(error_details_pb2.RequestInfo(request_id=request_id))],
+    )
+
+
+def trailers_of(error: ClipSearchError) -> tuple[tuple[str, str], ...]:
+    """Return the trailing metadata that goes with `error`."""
+    if isinstance(error, ResourceExhaustedError):
+        return (("grpc-retry-pushback-ms", str(int(error.retry_after_seconds * 1000))),)
+    return ()
+
+
+def _details(error: ClipSearchError) -> list[Message]:
+    if isinstance(error, InvalidArgumentError):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+        return [error_details_pb2.BadRequest(field_violations=[violation])]
+    if isinstance(error, ResourceExhaustedError):
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
+        return [error_details_pb2.RetryInfo(retry_delay=delay)]
+    return []
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

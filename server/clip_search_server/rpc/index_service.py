@@ -1,0 +1,247 @@
+"""IndexService: writing items, and reading them by id."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from typing import Any
+
+from grpc import aio
+
+from clip_search.v1 import index_pb2, index_pb2_grpc, item_pb2
+from clip_search_server.encoder.batching import Urgency
+from clip_search_server.errors import (
+    ClipSearchError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnimplementedError,
+)
+from clip_search_server.limits import Limits
+from clip_search_server.rpc.convert import (
+    check_ids,
+    generation_message,
+    item_from,
+    item_result_message,
+    refuse_filter,
+    stored_item_message,
+    urgency_of,
+)
+from clip_search_server.search.catalog import Catalog
+from clip_search_server.search.ingest import Ingest, Item, ItemOutcome, run_together, upsert_items
+
+__all__ = ["IndexService"]
+
+_PAGE_SIZE_DEFAULT = 100
+#: Answers of one stream that may wait for the client to read them.
+_ANSWERS_WAITING_MAX = 256
+_MEDIA_TYPES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"RIFF", "image/webp"))
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class IndexService(index_pb2_grpc.IndexServiceServicer):
+    """Keeps the items of collections."""
+
+    def __init__(self, catalog: Catalog, limits: Limits) -> None:
+        self._catalog = catalog
+        self._limits = limits
+        self._open_streams = 0
+
+    async def Upsert(self, request: index_pb2.UpsertRequest, context: Context) -> index_pb2.UpsertResponse:
+        """Store items; one bad item never fails its neighbours."""
+        if not 1 <= len(request.items) <= self._limits.items_per_request_max:
+            raise InvalidArgumentError(
+                "items", f"has {len(request.items)} entries; 1 to {self._limits.items_per_request_max} are accepted."
+            )
+        collection, encoder = self._catalog.pair(request.collection, request.model)
+        converted = [_convert(message) for message in request.items]
+        good = [item for item in converted if isinstance(item, Item)]
+        stored = iter(await upsert_items(good, collection, encoder, self._limits, urgency_of(context, bulk=True)))
+        outcomes: list[ItemOutcome] = [next(stored) if isinstance(item, Item) else item for item in converted]
+        results = [
+            item_result_message(number, message.id, _placed(outcome, number))
+            for number, (message, outcome) in enumerate(zip(request.items, outcomes, strict=True))
+        ]
+        sequences = [result.stored.sequence for result in results if result.HasField("stored")]
+        return index_pb2.UpsertResponse(results=results, sequence=max(sequences, default=collection.sequence))
+
+    async def Ingest(
+        self, request_iterator: AsyncIterator[index_pb2.IngestRequest], context: Context
+    ) -> AsyncIterator[index_pb2.IngestResponse]:
+        """Store a stream of items, answering each once it is durable."""
+        if self._open_streams >= self._limits.ingest_streams_max:
+            raise ResourceExhaustedError(
+                f"{self._limits.ingest_streams_max} ingest streams are open already.", retry_after_seconds=1.0
+            )
+        self._open_streams += 1
+        try:
+            async for answer in self._ingest(request_iterator, urgency_of(context, bulk=True)):
+                yield answer
+        finally:
+            self._open_streams -= 1
+
+    async def _ingest(
+        self, requests: AsyncIterator[index_pb2.IngestRequest], urgency: Urgency
+    ) -> AsyncIterator[index_pb2.IngestResponse]:
+        answers: asyncio.Queue[index_pb2.IngestResponse | None] = asyncio.Queue(_ANSWERS_WAITING_MAX)
+
+        async def answer(index: int, item_id: str, outcome: ItemOutcome) -> None:
+            await answers.put(index_pb2.IngestResponse(result=item_result_message(index, item_id, outcome)))
+
+        async def work() -> None:
+            try:
+                await self._pipe(requests, urgency, answer)
+            finally:
+                await answers.put(None)
+
+        worker = asyncio.create_task(work())
+        try:
+            while (response := await answers.get()) is not None:
+                yield response
+            await worker
+        finally:
+            # The client went away: what it does not know to be stored may be dropped.
+            worker.cancel()
+
+    async def _pipe(
+        self,
+        requests: AsyncIterator[index_pb2.IngestRequest],
+        urgency: Urgency,
+        answer: "Any",  # noqa: ANN401 - the type of Ingest's parameter
+    ) -> None:
+        first = await anext(aiter(requests), None)
+        if first is None:
+            return
+        names = (first.collection, first.model)
+        pipeline = Ingest(*self._catalog.pair(*names), self._limits, urgency, answer)
+
+        async def add(request: index_pb2.IngestRequest) -> None:
+            item = _convert(request.item)
+            if isinstance(item, ClipSearchError):
+                await answer(request.index, request.item.id, item)
+            else:
+                await pipeline.add(request.index, item)
+
+        async def feed() -> None:
+            await add(first)
+            async for request in requests:
+                if (request.collection or names[0], request.model or names[1]) != names:
+                    raise InvalidArgumentError("collection", "collection and model cannot change within a stream.")
+                await add(request)
+            pipeline.finish()
+
+        await run_together(feed(), pipeline.run())
+
+    async def Delete(self, request: index_pb2.DeleteRequest, context: Context) -> index_pb2.DeleteResponse:
+        """Delete items by id."""
+        match request.WhichOneof("selection"):
+            case "ids":
+                ids = check_ids(request.ids.ids, "ids", self._limits)
+            case "filter":
+                raise UnimplementedError("filter: this release deletes by ids only.")
+            case _:
+                raise InvalidArgumentError(
+                    "ids", "neither ids nor a filter is given; an empty request deletes nothing."
+                )
+        outcome = await self._catalog.collection(request.collection).delete(ids)
+        return index_pb2.DeleteResponse(deleted=outcome.deleted, sequence=outcome.sequence)
+
+    async def GetItems(self, request: index_pb2.GetItemsRequest, context: Context) -> index_pb2.GetItemsResponse:
+        """Read items by id."""
+        ids = check_ids(request.ids, "ids", self._limits)
+        collection = self._catalog.collection(request.collection)
+        sequence = collection.sequence
+        found = await collection.get(ids)
+        return index_pb2.GetItemsResponse(
+            items=[
+                stored_item_message(item, include_vector=request.include_vectors) for item in found if item is not None
+            ],
+            missing_ids=[item_id for item_id, item in zip(ids, found, strict=True) if item is None],
+            sequence=sequence,
+        )
+
+    async def ListItems(self, request: index_pb2.ListItemsRequest, context: Context) -> index_pb2.ListItemsResponse:
+        """List items in byte order of their ids, page by page."""
+        refuse_filter(request)
+        size = request.page_size or _PAGE_SIZE_DEFAULT
+        if size > self._limits.page_size_max:
+            raise InvalidArgumentError("page_size", f"is {size}; at most {self._limits.page_size_max} is accepted.")
+        after = _id_of_token(request.page_token)
+        items = await self._catalog.collection(request.collection).list_items(after=after, limit=size)
+        return index_pb2.ListItemsResponse(
+            items=[stored_item_message(item, include_vector=request.include_vectors) for item in items],
+            next_page_token=_token_of_id(items[-1].id) if len(items) == size else "",
+        )
+
+    async def GetThumbnails(
+        self, request: index_pb2.GetThumbnailsRequest, context: Context
+    ) -> index_pb2.GetThumbnailsResponse:
+        """Read the thumbnails that were stored with items."""
+        check_ids(request.ids, "ids", self._limits)
+        thumbnails = await self._catalog.collection(request.collection).thumbnails(request.ids)
+        return index_pb2.GetThumbnailsResponse(
+            thumbnails=[
+                index_pb2.Thumbnail(id=item_id, data=data or b"", media_type=_media_type(data or b""))
+                for item_id, data in zip(request.ids, thumbnails, strict=True)
+            ]
+        )
+
+    async def GetStats(self, request: index_pb2.GetStatsRequest, context: Context) -> index_pb2.GetStatsResponse:
+        """Tell how large a collection is and what it is made of."""
+        collection = self._catalog.collection(request.collection)
+        stats = await collection.stats()
+        return index_pb2.GetStatsResponse(
+            collection=collection.name,
+            space_id=collection.space_id,
+            embedding_dim=collection.dim,
+            items=stats.item_count,
+            distinct_vectors=sum(segment.node_count for segment in stats.segments) + stats.tail_row_count,
+            tail_rows=stats.tail_row_count,
+            segments=[
+                index_pb2.SegmentStats(
+                    name=segment.name,
+                    rows=segment.row_count,
+                    tombstones=segment.row_count - segment.live_count,
+                    bytes=segment.file_bytes,
+                )
+                for segment in stats.segments
+            ],
+            sequence=stats.sequence,
+            snapshot=generation_message(stats.generation) if stats.generation else None,
+            disk_bytes=stats.disk_bytes,
+            memory_bytes=stats.memory_bytes,
+        )
+
+    async def CreateSnapshot(
+        self, request: index_pb2.CreateSnapshotRequest, context: Context
+    ) -> index_pb2.CreateSnapshotResponse:
+        """Publish a generation."""
+        generation = await self._catalog.collection(request.collection).snapshot()
+        return index_pb2.CreateSnapshotResponse(snapshot=generation_message(generation))
+
+
+def _convert(message: item_pb2.Item) -> Item | InvalidArgumentError:
+    try:
+        return item_from(message)
+    except InvalidArgumentError as error:
+        return error
+
+
+def _placed(outcome: ItemOutcome, number: int) -> ItemOutcome:
+    """Return the outcome with the item's place in the request in its field path."""
+    return outcome.within(f"items[{number}]") if isinstance(outcome, InvalidArgumentError) else outcome
+
+
+def _media_type(data: bytes) -> str:
+    return next((media_type for signature, media_type in _MEDIA_TYPES if data.startswith(signature)), "")
+
+
+def _token_of_id(item_id: str) -> str:
+    return base64.urlsafe_b64encode(item_id.encode()).decode()
+
+
+def _id_of_token(token: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(token.encode("ascii")).decode()
+    except (binascii.Error, UnicodeError) as error:
+        raise InvalidArgumentError("page_token", "is none that ListItems gave out.") from error

@@ -1,0 +1,208 @@
+"""Builds, starts and drains the gRPC server; knows nothing of what its methods do.
+
+Lifecycle: bind the port (so that a port in use is told at once) -> load model and collection -> start, SERVING ->
+SIGTERM or SIGINT -> NOT_SERVING, refuse new calls, finish those in flight -> snapshot -> release the data folder.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from google.protobuf.descriptor import FileDescriptor
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from clip_search.v1 import (
+    collection_pb2,
+    collection_pb2_grpc,
+    embedding_pb2,
+    embedding_pb2_grpc,
+    index_pb2,
+    index_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+    server_pb2,
+    server_pb2_grpc,
+)
+from clip_search_server.bundle import Bundle
+from clip_search_server.encoder.encoder import Encoder
+from clip_search_server.encoder.sessions import DeviceChoice
+from clip_search_server.errors import ClipSearchError, FailedPreconditionError
+from clip_search_server.index import Collection, IndexSettings
+from clip_search_server.limits import Limits
+from clip_search_server.rpc.collection_service import CollectionService
+from clip_search_server.rpc.embedding_service import EmbeddingService
+from clip_search_server.rpc.index_service import IndexService
+from clip_search_server.rpc.interceptor import RequestInterceptor
+from clip_search_server.rpc.search_service import SearchService
+from clip_search_server.rpc.server_service import ServerService
+from clip_search_server.search.catalog import DEFAULT_NAME, Catalog
+from clip_search_server.search.collection import AsyncCollection
+
+__all__ = ["ServerOptions", "serve"]
+
+_LOG = logging.getLogger(__name__)
+
+_API: tuple[ModuleType, ...] = (collection_pb2, embedding_pb2, index_pb2, search_pb2, server_pb2)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """What an operator decides."""
+
+    bundle: Path
+    data: Path
+    listen: str
+    device: DeviceChoice
+    insecure: bool
+    drain_seconds: float
+    index: IndexSettings
+    limits: Limits
+
+
+async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Args:
+        options: what the operator decided.
+        announce: is called with `HOST:PORT` once requests are served.
+
+    Raises:
+        ClipSearchError: the server cannot start; the message says what to do.
+    """
+    stop = _stop_signal()
+    server = _make_server(options.limits)
+    address = _bind(server, options)
+    bundle = await asyncio.to_thread(Bundle.open, options.bundle)
+    catalog = await _open_catalog(bundle, options)
+    try:
+        health_service = _add_services(server, bundle, catalog, options.limits)
+        await server.start()
+        await _set_serving(health_service)
+        announce(address)
+        await stop.wait()
+        _LOG.info("stopping: finishing calls in flight, at most %.0f s", options.drain_seconds)
+        await health_service.enter_graceful_shutdown()
+        await server.stop(options.drain_seconds)
+        await _snapshot_all(catalog)
+    finally:
+        await server.stop(0)
+        await catalog.close()
+    _LOG.info("stopped")
+
+
+def _stop_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _make_server(limits: Limits) -> aio.Server:
+    return aio.server(
+        interceptors=[RequestInterceptor()],
+        options=[
+            ("grpc.max_receive_message_length", limits.message_bytes_max),
+            ("grpc.max_send_message_length", limits.message_bytes_max),
+            # Otherwise a second server on the same port would silently take half of the calls.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+
+
+def _bind(server: aio.Server, options: ServerOptions) -> str:
+    """Bind the port and return `HOST:PORT`, with the port that was chosen for port 0."""
+    host, separator, port = options.listen.rpartition(":")
+    if not separator or not host or not port.isdigit():
+        raise FailedPreconditionError(f"--listen {options.listen}: is no HOST:PORT, such as 127.0.0.1:50051.")
+    if not options.insecure and not _is_loopback(host):
+        raise FailedPreconditionError(
+            f"--listen {options.listen}: anyone who reaches this address could read and write everything. "
+            "Listen on 127.0.0.1, or add --insecure if the network keeps strangers out."
+        )
+    try:
+        bound = server.add_insecure_port(options.listen)
+    except RuntimeError as error:
+        raise FailedPreconditionError(
+            f"--listen {options.listen}: the address cannot be bound; another program may be using the port. "
+            "Stop it, or choose another port (0 picks a free one)."
+        ) from error
+    return f"{host}:{bound}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+async def _open_catalog(bundle: Bundle, options: ServerOptions) -> Catalog:
+    encoder = await asyncio.to_thread(_open_encoder, bundle, options)
+    try:
+        await encoder.warm_up()
+        directory = options.data / "collections" / DEFAULT_NAME
+        index = await asyncio.to_thread(
+            lambda: Collection.open(
+                directory, dim=encoder.dim, space_id=encoder.space_id, settings=options.index, progress=_LOG.info
+            )
+        )
+    except BaseException:
+        await encoder.close()
+        raise
+    return Catalog({DEFAULT_NAME: encoder}, {DEFAULT_NAME: AsyncCollection(DEFAULT_NAME, index)})
+
+
+def _open_encoder(bundle: Bundle, options: ServerOptions) -> Encoder:
+    encoder = Encoder.open(bundle, options.limits, device=options.device)
+    _LOG.info(
+        "model %s, %s, on %s (%s)",
+        bundle.manifest.model.source,
+        encoder.precision,
+        encoder.device.provider,
+        encoder.device.reason,
+    )
+    return encoder
+
+
+def _add_services(server: aio.Server, bundle: Bundle, catalog: Catalog, limits: Limits) -> health.aio.HealthServicer:
+    encoder = catalog.model(DEFAULT_NAME)
+    collection_pb2_grpc.add_CollectionServiceServicer_to_server(CollectionService(catalog), server)
+    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(catalog, limits), server)
+    index_pb2_grpc.add_IndexServiceServicer_to_server(IndexService(catalog, limits), server)
+    search_pb2_grpc.add_SearchServiceServicer_to_server(SearchService(catalog, limits), server)
+    server_pb2_grpc.add_ServerServiceServicer_to_server(ServerService(bundle, encoder, limits), server)
+    health_service = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    reflection.enable_server_reflection([*_service_names(), health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    return health_service
+
+
+def _service_names() -> list[str]:
+    names: list[str] = []
+    for module in _API:
+        descriptor: FileDescriptor = module.DESCRIPTOR
+        names.extend(service.full_name for service in descriptor.services_by_name.values())
+    return names
+
+
+async def _set_serving(health_service: health.aio.HealthServicer) -> None:
+    for name in ("", *_service_names()):
+        await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+
+async def _snapshot_all(catalog: Catalog) -> None:
+    """Publish a generation of every collection; failing costs only a slower next start."""
+    for collection in catalog.collections.values():
+        try:
+            await collection.snapshot()
+        except ClipSearchError as error:
+            _LOG.warning("no snapshot of %s at shutdown: %s", collection.name, error)

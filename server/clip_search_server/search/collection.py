@@ -1,0 +1,108 @@
+"""The blocking index made awaitable; knows nothing of models and of gRPC.
+
+Reads and writes have threads of their own, so that a slow disk never holds up a search.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from clip_search_server.encoder.encoder import Vector
+from clip_search_server.index import (
+    Collection,
+    CollectionStats,
+    DeleteOutcome,
+    Generation,
+    Record,
+    SearchOutcome,
+    StoredItem,
+    UpsertOutcome,
+)
+
+__all__ = ["AsyncCollection"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class AsyncCollection:
+    """One collection of the index, called from the event loop.
+
+    Every method waits for the method of the same name of `clip_search_server.index.Collection` on
+    another thread, and raises what that raises.
+    """
+
+    def __init__(self, name: str, index: Collection, *, read_threads: int = 4, write_threads: int = 4) -> None:
+        self.name = name
+        self._index = index
+        self._readers = ThreadPoolExecutor(read_threads, f"{name}-read")
+        # Several, because the index joins writes that come together into one commit.
+        self._writers = ThreadPoolExecutor(write_threads, f"{name}-write")
+
+    @property
+    def dim(self) -> int:
+        """Length of every vector."""
+        return self._index.dim
+
+    @property
+    def space_id(self) -> str:
+        """The space that the vectors belong to."""
+        return self._index.space_id
+
+    @property
+    def sequence(self) -> int:
+        """Number of the newest acknowledged write."""
+        return self._index.sequence
+
+    async def upsert(self, records: Sequence[Record]) -> UpsertOutcome:
+        """Store records; durable once it returns."""
+        return await _on(self._writers, self._index.upsert, records)
+
+    async def delete(self, ids: Sequence[str]) -> DeleteOutcome:
+        """Delete items; durable once it returns."""
+        return await _on(self._writers, self._index.delete, ids)
+
+    async def get(self, ids: Sequence[str]) -> list[StoredItem | None]:
+        """Read items."""
+        return await _on(self._readers, self._index.get, ids)
+
+    async def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
+        """Read thumbnails: `b""` for an item without, None where there is no item."""
+        return await _on(self._readers, self._index.thumbnails, ids)
+
+    async def list_items(self, *, after: str, limit: int) -> list[StoredItem]:
+        """Read the items that follow `after` in byte order of ids."""
+        return await _on(self._readers, self._index.list_items, after=after, limit=limit)
+
+    async def search(
+        self, query: Vector, *, limit: int, offset: int, exact: bool, min_score: float | None
+    ) -> tuple[SearchOutcome, list[StoredItem | None]]:
+        """Find the nearest items to `query` (dim,) and read them; an item deleted in between is None."""
+
+        def search_and_read() -> tuple[SearchOutcome, list[StoredItem | None]]:
+            outcome = self._index.search(query, limit=limit, offset=offset, exact=exact, min_score=min_score)
+            return outcome, self._index.get([neighbour.id for neighbour in outcome.neighbours])
+
+        return await _on(self._readers, search_and_read)
+
+    async def stats(self) -> CollectionStats:
+        """Measure the collection."""
+        return await _on(self._readers, self._index.stats)
+
+    async def snapshot(self) -> Generation:
+        """Publish a generation."""
+        return await _on(self._writers, self._index.snapshot)
+
+    async def close(self) -> None:
+        """Finish what runs and release the folder."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._writers.shutdown()
+        self._readers.shutdown()
+        self._index.close()
+
+
+async def _on(pool: ThreadPoolExecutor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))

@@ -1,0 +1,100 @@
+"""What a query part or an item is made of, and how it becomes a vector; knows nothing of protobuf."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from clip_search_server.encoder.batching import Urgency
+from clip_search_server.encoder.encoder import Encoder, Vector
+from clip_search_server.errors import InvalidArgumentError, NotFoundError
+from clip_search_server.search.collection import AsyncCollection
+
+__all__ = ["Content", "ImageContent", "ItemContent", "TextContent", "VectorContent", "content_digest", "embed_content"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextContent:
+    """Words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageContent:
+    """An encoded picture, such as the bytes of a JPEG file."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorContent:
+    """A vector of the model's space; only its direction counts."""
+
+    vector: Vector  # (dim,)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemContent:
+    """The vector of an item that is stored already."""
+
+    item_id: str
+
+
+Content = TextContent | ImageContent | VectorContent | ItemContent
+
+
+def content_digest(content: Content) -> bytes:
+    """Return the SHA-256 that tells whether an item's content has changed."""
+    match content:
+        case TextContent(text):
+            return hashlib.sha256(b"text\0" + text.encode()).digest()
+        case ImageContent(data):
+            return hashlib.sha256(b"image\0" + data).digest()
+        case VectorContent(vector):
+            return hashlib.sha256(b"vector\0" + vector.astype("<f4").tobytes()).digest()
+        case ItemContent(item_id):
+            return hashlib.sha256(b"item\0" + item_id.encode()).digest()
+
+
+async def embed_content(
+    content: Content, encoder: Encoder, collection: AsyncCollection | None, urgency: Urgency
+) -> Vector:
+    """Return the unit vector (dim,) of `content`.
+
+    Args:
+        content: what to embed.
+        encoder: the model.
+        collection: where an item id is looked up; None where ids are not accepted.
+        urgency: when the answer is wanted.
+
+    Raises:
+        InvalidArgumentError: with the field of the content's kind: `text`, `image`, `vector` or `item_id`.
+        NotFoundError: no item has the id.
+        ResourceExhaustedError, DeadlineExceededError, UnavailableError: see `Batcher.submit`.
+    """
+    match content:
+        case TextContent(text):
+            return await encoder.embed_text(text, urgency)
+        case ImageContent(data):
+            return await encoder.embed_image(data, urgency)
+        case VectorContent(vector):
+            return _unit_vector(vector, encoder.dim)
+        case ItemContent(item_id):
+            if collection is None:
+                raise InvalidArgumentError("item_id", "is not accepted here; send a text, an image or a vector.")
+            (item,) = await collection.get([item_id])
+            if item is None:
+                raise NotFoundError(f"item_id: no item has the id {item_id!r}.")
+            return item.vector
+
+
+def _unit_vector(vector: Vector, dim: int) -> Vector:
+    if vector.shape != (dim,):
+        raise InvalidArgumentError("vector", f"has {vector.size} values; the model's space has {dim}.")
+    if not np.isfinite(vector).all():
+        raise InvalidArgumentError("vector", "holds a value that is not finite.")
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    if length == 0:
+        raise InvalidArgumentError("vector", "is zero, so it has no direction.")
+    return (vector / length).astype(np.float32)

@@ -1,0 +1,130 @@
+"""Search: weighted parts become one query vector, and its nearest items become hits; knows nothing of gRPC.
+
+score(item) = cosine(item, normalize(Σ weightᵢ · embeddingᵢ))
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clip_search_server.encoder.batching import Urgency
+from clip_search_server.encoder.encoder import Encoder, Vector
+from clip_search_server.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from clip_search_server.index import StoredItem
+from clip_search_server.limits import Limits
+from clip_search_server.search.collection import AsyncCollection
+from clip_search_server.search.content import Content, embed_content
+
+__all__ = ["Hit", "Hits", "Query", "QueryPart", "compose", "search"]
+
+_LIMIT_DEFAULT = 10
+#: A weighted sum shorter than this, relative to its largest part, is rounding noise around zero.
+_ZERO_SUM_RATIO = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPart:
+    """One ingredient of a query; a negative weight steers away from it."""
+
+    content: Content
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to look for; `limit` 0 means the default of 10."""
+
+    parts: Sequence[QueryPart]
+    limit: int = 0
+    offset: int = 0
+    exact: bool = False
+    min_score: float | None = None
+    at_least_sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One item that was found and its cosine with the query."""
+
+    item: StoredItem
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """Best first, and the state of the collection they were found in."""
+
+    hits: list[Hit]
+    sequence: int
+
+
+async def search(query: Query, collection: AsyncCollection, encoder: Encoder, limits: Limits, urgency: Urgency) -> Hits:
+    """Return the items nearest to `query`.
+
+    Raises:
+        InvalidArgumentError: a bad part or bound, or parts that cancel out.
+        NotFoundError: a part names an item that does not exist.
+        FailedPreconditionError: the collection has not come to `at_least_sequence`.
+    """
+    limit = query.limit or _LIMIT_DEFAULT
+    _check(query, limit, limits)
+    if query.at_least_sequence is not None and collection.sequence < query.at_least_sequence:
+        raise FailedPreconditionError(
+            f"at_least_sequence: the collection has come to {collection.sequence}, not {query.at_least_sequence}."
+        )
+    vector = await compose(query.parts, collection, encoder, urgency)
+    outcome, items = await collection.search(
+        vector, limit=limit, offset=query.offset, exact=query.exact, min_score=query.min_score
+    )
+    found = zip(outcome.neighbours, items, strict=True)
+    return Hits([Hit(item, neighbour.score) for neighbour, item in found if item is not None], outcome.sequence)
+
+
+async def compose(
+    parts: Sequence[QueryPart], collection: AsyncCollection, encoder: Encoder, urgency: Urgency
+) -> Vector:
+    """Return normalize(Σ weightᵢ · embeddingᵢ), shape (dim,).
+
+    Raises:
+        InvalidArgumentError: a part is bad, or the sum is zero.
+        NotFoundError: a part names an item that does not exist.
+    """
+    vectors = await asyncio.gather(
+        *(_embed_part(number, part, collection, encoder, urgency) for number, part in enumerate(parts))
+    )
+    weights = np.array([part.weight for part in parts], dtype=np.float64)
+    total = weights @ np.stack(vectors).astype(np.float64)  # (dim,)
+    length = float(np.linalg.norm(total))
+    if length <= _ZERO_SUM_RATIO * float(np.abs(weights).max()):
+        raise InvalidArgumentError("parts", "cancel out: their weighted sum is zero, so it points nowhere.")
+    return (total / length).astype(np.float32)
+
+
+async def _embed_part(
+    number: int, part: QueryPart, collection: AsyncCollection, encoder: Encoder, urgency: Urgency
+) -> Vector:
+    try:
+        return await embed_content(part.content, encoder, collection, urgency)
+    except InvalidArgumentError as error:
+        raise error.within(f"parts[{number}].content") from error
+    except NotFoundError as error:
+        raise NotFoundError(f"parts[{number}].content.{error}") from error
+
+
+def _check(query: Query, limit: int, limits: Limits) -> None:
+    if not 1 <= len(query.parts) <= limits.query_parts_max:
+        raise InvalidArgumentError(
+            "parts", f"has {len(query.parts)} entries; 1 to {limits.query_parts_max} are accepted."
+        )
+    for number, part in enumerate(query.parts):
+        if part.weight == 0 or not math.isfinite(part.weight):
+            raise InvalidArgumentError(f"parts[{number}].weight", f"is {part.weight}; it must be finite and not zero.")
+    if query.offset + limit > limits.search_limit_max:
+        raise InvalidArgumentError(
+            "limit", f"offset + limit is {query.offset + limit}; at most {limits.search_limit_max} is accepted."
+        )
+    if query.min_score is not None and math.isnan(query.min_score):
+        raise InvalidArgumentError("min_score", "is not a number.")
