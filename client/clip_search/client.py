@@ -6,15 +6,15 @@ terminals or how results are shown, and it repeats no call on its own.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from clip_search import conversion
-from clip_search.contents import Content, Item, Part, Text
+from clip_search.contents import Content, Image, Item, ItemId, Part, Text, Vector
+from clip_search.defaults import DEFAULT_SERVER, DEFAULT_TIMEOUT_SECONDS
 from clip_search.errors import ClipSearchError
 from clip_search.ingest import Ingest, IngestBounds
 from clip_search.results import (
@@ -43,10 +43,7 @@ from clip_search.v1 import (
     server_pb2_grpc,
 )
 
-__all__ = ["DEFAULT_SERVER", "DEFAULT_TIMEOUT_SECONDS", "MESSAGE_BYTES_MAX", "Client"]
-
-DEFAULT_SERVER = "localhost:50051"
-DEFAULT_TIMEOUT_SECONDS = 30.0
+__all__ = ["MESSAGE_BYTES_MAX", "Client"]
 
 # The server's default for `Limits.message_bytes_max`.
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
@@ -97,7 +94,11 @@ class Client:
         self._model = model
         self._channel = grpc.insecure_channel(server, options=_channel_options(server, message_bytes_max))
         self._embedding = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._health_check = self._channel.unary_unary(  # the package's own stub is not typed
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
         self._index = index_pb2_grpc.IndexServiceStub(self._channel)
         self._search = search_pb2_grpc.SearchServiceStub(self._channel)
         self._server = server_pb2_grpc.ServerServiceStub(self._channel)
@@ -221,9 +222,7 @@ class Client:
         found: list[StoredItem] = []
         missing: list[str] = []
         for chunk in _chunks(ids, _IDS_PER_REQUEST):
-            request = index_pb2.GetItemsRequest(
-                collection=self._collection, ids=chunk, include_vectors=include_vectors
-            )
+            request = index_pb2.GetItemsRequest(collection=self._collection, ids=chunk, include_vectors=include_vectors)
             response = self._unary(self._index.GetItems, request)
             found += (conversion.stored_item_of(item) for item in response.items)
             missing += response.missing_ids
@@ -257,12 +256,12 @@ class Client:
 
     def health(self, service: str = "") -> str:
         """Tell whether a service, or with an empty name the whole server, is ready: `SERVING` or `NOT_SERVING`, say."""
-        response = self._unary(self._health.Check, health_pb2.HealthCheckRequest(service=service))
+        response = self._unary(self._health_check, health_pb2.HealthCheckRequest(service=service))
         return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 
     # ── Calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _unary(self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
+    def _unary(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
         try:
             return method(request, timeout=self.timeout_seconds)
         except grpc.RpcError as error:
@@ -287,9 +286,9 @@ def _channel_options(server: str, message_bytes_max: int) -> list[tuple[str, int
 def _parts(query: str | Content | Sequence[Part]) -> Sequence[Part]:
     if isinstance(query, str):
         return [Part(Text(query))]
-    if isinstance(query, Sequence):
-        return query
-    return [Part(query)]
+    if isinstance(query, Text | Image | Vector | ItemId):
+        return [Part(query)]
+    return query
 
 
 def _chunks(ids: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -129,7 +129,7 @@ class Ingest:
 
     def __init__(
         self,
-        method: grpc.StreamStreamMultiCallable[index_pb2.IngestRequest, index_pb2.IngestResponse],
+        method: "grpc.StreamStreamMultiCallable[index_pb2.IngestRequest, index_pb2.IngestResponse]",
         items: Iterable[Item],
         *,
         collection: str,
@@ -144,7 +144,7 @@ class Ingest:
         self._bounds = bounds
         self._explain = explain
         self._window = _Window(bounds)
-        self._call: grpc.CallIterator[index_pb2.IngestResponse] | None = None
+        self._call: grpc.Call | None = None
         self._source_error: BaseException | None = None
         self._stalled = False
 
@@ -175,11 +175,11 @@ class Ingest:
         """
         if self._call is not None:
             raise RuntimeError("an Ingest can be iterated only once")
-        self._call = self._method(self._requests())
+        call = self._call = self._method(self._requests())
         watchdog = threading.Thread(target=self._watch, name="ingest-watchdog", daemon=True)
         watchdog.start()
         try:
-            for response in self._call:
+            for response in call:
                 yield self._outcome(response)
             self._check_end()
         except grpc.RpcError as error:
@@ -196,9 +196,7 @@ class Ingest:
                 index = self._window.admit(message.ByteSize())
                 if index is None:
                     return
-                yield index_pb2.IngestRequest(
-                    collection=self._collection, model=self._model, index=index, item=message
-                )
+                yield index_pb2.IngestRequest(collection=self._collection, model=self._model, index=index, item=message)
         except Exception as error:  # noqa: BLE001  # kept for the caller's thread, which raises it
             self._source_error = error
 

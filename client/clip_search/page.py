@@ -131,16 +131,19 @@ def _figure(rank: int, hit: PictureHit) -> str:
     caption = hit.caption or hit.id
     label = _escape(caption)
     if hit.picture is None:
+        frame = "frame empty"
         picture = _PLACEHOLDER.format(label=f"No preview of {label}")
     else:
-        picture = f'<img src="{picture_uri(hit.picture, hit.media_type)}" alt="{label}" loading="lazy">'
+        frame = "frame"
+        picture = f'<img src="{picture_uri(hit.picture, hit.media_type)}" alt="{label}">'
     identity = f'<span class="id" title="{_escape(hit.id)}">{_escape(hit.id)}</span>' if hit.caption else ""
     return (
-        f'<li><figure><div class="frame">{picture}<span class="rank" aria-hidden="true">{rank}</span></div>'
+        f'<li><figure><div class="{frame}">{picture}<span class="rank" aria-hidden="true">{rank}</span></div>'
         f'<figcaption><span class="caption" title="{label}">{label}</span>{identity}'
         f'<span class="score">{hit.score:.3f}</span></figcaption></figure></li>\n'
     )
 
 
 def _escape(text: str) -> str:
-    return html.escape(text, quote=True)
+    """Make text safe in content and attributes; what UTF-8 cannot hold (halves of surrogate pairs) becomes `?`."""
+    return html.escape(text.encode(errors="replace").decode(), quote=True)

@@ -1,0 +1,117 @@
+"""The program itself: finds commands, imports only the one that is run, and turns failures into exit codes.
+
+Exit codes: 0 done; 1 something failed, which stderr explains; 2 the command line is wrong. It knows nothing of what
+commands do.
+"""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+import clip_search
+from clip_search.cli.output import CommandError, print_note, report_error
+from clip_search.cli.settings import SERVER_VARIABLE, Settings, shared_options
+from clip_search.errors import ClipSearchError, InvalidArgumentError, ResourceExhaustedError
+
+__all__ = ["COMMANDS", "KnownCommand", "main"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownCommand:
+    """Where a command is, and what the help says of it (a test compares this with the command's own help)."""
+
+    module: str
+    function: str
+    summary: str
+
+
+COMMANDS = {
+    "index": KnownCommand("index_command", "index", "Store pictures, so that they can be found."),
+    "search": KnownCommand("search_command", "search", "Find pictures by words, by pictures, or by both."),
+    "classify": KnownCommand("classify_command", "classify", "Tell which words fit a picture best."),
+    "get": KnownCommand("items_commands", "get", "Show items by id."),
+    "list": KnownCommand("items_commands", "list_items", "List items in order of their ids."),
+    "delete": KnownCommand("items_commands", "delete", "Delete items by id."),
+    "stats": KnownCommand("server_commands", "stats", "Show how large the collection is and what it is made of."),
+    "snapshot": KnownCommand("server_commands", "snapshot", "Make the server's next start quick."),
+    "embed": KnownCommand("embed_command", "embed", "Turn words or a picture into a vector."),
+    "health": KnownCommand("server_commands", "health", "Tell whether the server is ready, and what it is."),
+}
+
+
+class _Program(click.Group):
+    """A group whose commands are imported only when they are run, and whose failures end as the exit codes say."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands, the most used first."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None when there is none of this name."""
+        del ctx
+        known = COMMANDS.get(cmd_name)
+        if known is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"clip_search.cli.{known.module}"), known.function)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one line for each command; nothing is imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].summary) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  # click's own type
+        """Run the command; report what fails, with the exit code that belongs to it."""
+        settings = ctx.ensure_object(Settings)
+        try:
+            return super().invoke(ctx)
+        except ClipSearchError as error:
+            _report(error, settings)
+            ctx.exit(1)
+        except CommandError as error:
+            report_error(error.message, as_json=settings.json, code=error.code, **error.facts)
+            ctx.exit(1)
+        except click.UsageError as error:
+            if not settings.json:
+                raise
+            report_error(error.format_message(), as_json=True, code="USAGE")
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            report_error("interrupted", as_json=settings.json, code="INTERRUPTED")
+            ctx.exit(1)
+
+
+def _report(error: ClipSearchError, settings: Settings) -> None:
+    facts: dict[str, Any] = {}
+    if isinstance(error, InvalidArgumentError):
+        facts["violations"] = [{"field": each.field, "description": each.description} for each in error.violations]
+    if isinstance(error, ResourceExhaustedError):
+        facts["retry_after_seconds"] = error.retry_after_seconds
+    report_error(str(error), as_json=settings.json, code=error.code, **facts)
+    if settings.json:
+        return
+    if isinstance(error, InvalidArgumentError):
+        for each in error.violations:
+            if each.description not in str(error):
+                print_note(f"  {each.field}: {each.description}")
+    if isinstance(error, ResourceExhaustedError) and error.retry_after_seconds is not None:
+        print_note(f"  try again in {error.retry_after_seconds:g} s")
+
+
+@click.group(
+    cls=_Program,
+    name="search_client",
+    params=shared_options(server_variable=SERVER_VARIABLE),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(clip_search.__version__, prog_name="search_client")
+def main() -> None:
+    """Find pictures by describing them, on a clip-search server.
+
+    Each command explains itself: `search_client COMMAND --help`. The options below may also stand after the command.
+
+    Exit codes: 0 done, 1 something failed (stderr says what), 2 the command line is wrong.
+    """
