@@ -119,7 +119,7 @@ $(PARITY_STAMP): pyproject.toml requirements/constraints-parity.txt
 	@$(PYTHON) scripts/prerequisites.py
 	$(PYTHON) -m venv $(PARITY_VENV)
 	$(PARITY_VENV)/bin/python $(PIP_INSTALL) torch==2.13.0
-	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --editable '.[server,export,optimum,test]'
+	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --editable '.[server,export,optimum,train,test]'
 	@touch $@
 
 $(TRAIN_STAMP): $(SETUP_INPUTS)

@@ -5,7 +5,8 @@ they are. The layout (`manifest.py` documents the manifest):
 
     BUNDLE/
         manifest.json      written last; a folder without it is no bundle
-        image.onnx         input pixels uint8 [batch, height, width, 3]; output embedding float32 [batch, dim], unit length
+        image.onnx         input pixels uint8 [batch, height, width, 3];
+                           output embedding float32 [batch, dim], unit length
         image.onnx.data    its weights (ONNX external data)
         text.onnx          inputs ids int64 [batch, length], end int64 [batch]; output embedding as above
         text.onnx.data     its weights
@@ -142,7 +143,9 @@ def _referenced_files(manifest: Manifest) -> Iterable[str]:
 def _check_file(folder: Path, name: str, record: FileRecord, *, verify: bool) -> None:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name:
-        raise BundleError(f"{folder / MANIFEST_NAME} names a file outside its folder: {name!r}; do not use this bundle.")
+        raise BundleError(
+            f"{folder / MANIFEST_NAME} names a file outside its folder: {name!r}; do not use this bundle."
+        )
     path = folder / pure
     # A link inside the folder may still lead out of it.
     if not path.resolve().is_relative_to(folder.resolve()):

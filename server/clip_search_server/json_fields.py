@@ -1,7 +1,7 @@
 """Typed reading of JSON objects: every complaint names the key; knows nothing of what the keys mean."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 __all__ = ["JsonFieldError", "JsonFields"]
@@ -28,6 +28,9 @@ class JsonFields:
         self._object: Mapping[str, Any] = value
         self._path = path
         self._taken: set[str] = set()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._object)
 
     def text(self, key: str) -> str:
         """Take a non-empty string."""
@@ -88,7 +91,7 @@ class JsonFields:
         """Take an object whose keys are free and whose values are objects of one kind."""
         nested = self.object(key)
         parsed = {}
-        for name in nested._object:
+        for name in nested:
             fields = nested.object(name)
             parsed[name] = parse(fields)
             fields.finish()
@@ -97,7 +100,7 @@ class JsonFields:
     def texts(self, key: str) -> dict[str, str]:
         """Take an object whose keys are free and whose values are strings."""
         nested = self.object(key)
-        return {name: nested.text(name) for name in nested._object}
+        return {name: nested.text(name) for name in nested}
 
     def finish(self) -> None:
         """Refuse keys that nobody took: a misspelled key must not pass for an absent one."""

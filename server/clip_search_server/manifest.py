@@ -73,7 +73,7 @@ class ModelRecord:
 class ImagePreprocessing:
     """How a picture becomes the square of pixels that the image tower reads.
 
-    `resize_mode`: `shortest` scales the shortest edge to `size` and crops the centre; `squash` ignores the aspect ratio.
+    `resize_mode`: `shortest` scales the shortest edge to `size` and crops the centre; `squash` ignores the shape.
     `crop`: how the reference rounds the crop's corner, `floor` (transformers) or `round` (torchvision, half to even);
     `none` with `squash`. `mean` and `std` are those of pixels scaled to 0..1; they are folded into the graph.
     """

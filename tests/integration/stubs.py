@@ -79,8 +79,9 @@ class Client:
 
 def violated_field(error: grpc.RpcError) -> str:
     """Return the field that an INVALID_ARGUMENT names in its details."""
+    assert isinstance(error, grpc.Call)
     status = rpc_status.from_call(error)
     assert status is not None
     detail = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(detail)
-    return detail.field_violations[0].field
+    return str(detail.field_violations[0].field)

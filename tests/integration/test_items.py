@@ -1,14 +1,17 @@
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import grpc
 import pytest
-from tests.integration.stubs import SECONDS, Client, image, text, vector, violated_field
+from google.protobuf.message import Message
 
 from clip_search.v1 import filter_pb2, index_pb2, item_pb2
+from tests.integration.conftest import Png
+from tests.integration.stubs import SECONDS, Client, image, text, vector, violated_field
 
 
 @pytest.fixture
-def client(channel):
+def client(channel: grpc.Channel) -> Iterator[Client]:
     """A client that leaves no items behind."""
     client = Client(channel)
     yield client
@@ -22,7 +25,7 @@ def get(client: Client, *ids: str) -> index_pb2.GetItemsResponse:
     return client.index.GetItems(index_pb2.GetItemsRequest(ids=ids), timeout=SECONDS)
 
 
-def test_attributes_and_text_come_back(client, png) -> None:
+def test_attributes_and_text_come_back(client: Client, png: Png) -> None:
     """Everything stored with an item is read again, every attribute with its kind."""
     item = item_pb2.Item(id="a/b c", content=image(png("red")), text="a caption", thumbnail=png("red"))
     item.attributes["year"].int_value = 2026
@@ -39,7 +42,7 @@ def test_attributes_and_text_come_back(client, png) -> None:
     assert (first.data, first.media_type, second.data) == (png("red"), "image/png", b"")
 
 
-def test_an_upsert_replaces_and_may_keep_the_vector(client, png) -> None:
+def test_an_upsert_replaces_and_may_keep_the_vector(client: Client, png: Png) -> None:
     """Unset content keeps the vector; everything else is replaced, and `replaced` says so."""
     client.upsert(item_pb2.Item(id="x", content=image(png("red")), text="old"))
     response = client.upsert(item_pb2.Item(id="x", text="new"), item_pb2.Item(id="y", text="no vector anywhere"))
@@ -50,7 +53,7 @@ def test_an_upsert_replaces_and_may_keep_the_vector(client, png) -> None:
     assert client.search(image(png("red")), limit=1).hits[0].score == pytest.approx(1, abs=1e-5)
 
 
-def test_one_bad_item_leaves_its_neighbours(client, png) -> None:
+def test_one_bad_item_leaves_its_neighbours(client: Client, png: Png) -> None:
     """Good items are stored, the bad one is reported at its place with its field."""
     items = [
         item_pb2.Item(id="1", content=image(png("red"))),
@@ -63,7 +66,7 @@ def test_one_bad_item_leaves_its_neighbours(client, png) -> None:
     assert list(get(client, "1", "2", "3").missing_ids) == ["2"]
 
 
-def test_of_the_same_id_the_last_in_stream_order_wins(client, png) -> None:
+def test_of_the_same_id_the_last_in_stream_order_wins(client: Client, png: Png) -> None:
     """A slow picture sent first does not overwrite a quick text sent last."""
     large = png("red", (3000, 3000))
     requests = [
@@ -74,7 +77,7 @@ def test_of_the_same_id_the_last_in_stream_order_wins(client, png) -> None:
     assert get(client, "same").items[0].text == "last"
 
 
-def test_a_long_stream_is_answered_item_by_item(client, png) -> None:
+def test_a_long_stream_is_answered_item_by_item(client: Client, png: Png) -> None:
     """Every index gets exactly one answer, and what it calls stored is found."""
     colours = [(n % 256, n * 7 % 256, n // 3) for n in range(300)]
     requests = (
@@ -89,7 +92,7 @@ def test_a_long_stream_is_answered_item_by_item(client, png) -> None:
     assert stats.segments
 
 
-def test_a_stream_keeps_to_one_collection(client) -> None:
+def test_a_stream_keeps_to_one_collection(client: Client) -> None:
     """Changing the collection midway ends the call with INVALID_ARGUMENT."""
     item = item_pb2.Item(id="x", content=text("x"))
     requests = [index_pb2.IngestRequest(item=item), index_pb2.IngestRequest(collection="b", item=item)]
@@ -98,7 +101,7 @@ def test_a_stream_keeps_to_one_collection(client) -> None:
     assert violated_field(refused.value) == "collection"
 
 
-def test_pages_show_every_item_once_in_byte_order(client) -> None:
+def test_pages_show_every_item_once_in_byte_order(client: Client) -> None:
     """Paging through all items gives each id once, sorted by UTF-8 bytes."""
     ids = ["b", "a", "é", "Z", "aa", "\N{ROCKET}"]
     client.upsert(*(item_pb2.Item(id=item_id, content=text(item_id)) for item_id in ids))
@@ -124,7 +127,7 @@ def test_pages_show_every_item_once_in_byte_order(client) -> None:
         ("Upsert", index_pb2.UpsertRequest(), "INVALID_ARGUMENT"),
     ],
 )
-def test_bad_requests_are_refused(client, method: str, request_, code: str) -> None:
+def test_bad_requests_are_refused(client: Client, method: str, request_: Message, code: str) -> None:
     """Requests that cannot be meant are errors, never done half."""
     with pytest.raises(grpc.RpcError) as refused:
         getattr(client.index, method)(request_, timeout=SECONDS)
@@ -141,7 +144,7 @@ def test_bad_requests_are_refused(client, method: str, request_, code: str) -> N
         (item_pb2.Item(id="x", content=text("x"), attributes={"a": item_pb2.AttributeValue()}), "attributes['a']"),
     ],
 )
-def test_limits_of_an_item_are_named(client, item, field: str) -> None:
+def test_limits_of_an_item_are_named(client: Client, item: item_pb2.Item, field: str) -> None:
     """Each limit of an item is enforced and named."""
     (result,) = client.upsert(item).results
     assert result.error.message.startswith(f"items[0].{field}:")

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from clip_search.v1 import index_pb2, item_pb2, server_pb2, server_pb2_grpc
 from clip_search_server.index import Collection
 from demo.server_process import ServerProcess, program
+from tests.integration.conftest import Png
 from tests.integration.stubs import SECONDS, Client, image, text
 
 SERVICES = ("CollectionService", "EmbeddingService", "IndexService", "SearchService", "ServerService")
@@ -19,32 +21,33 @@ SERVICES = ("CollectionService", "EmbeddingService", "IndexService", "SearchServ
 
 def refused_start(bundle: Path, data: Path, *options: str) -> str:
     """Return the one line that a server says which cannot start."""
-    command = [program("clip-search"), "serve", "--bundle", bundle, "--data", data, "--listen", "127.0.0.1:0"]
+    command = [program("clip-search"), "serve", "--bundle", str(bundle), "--data", str(data), "--listen", "127.0.0.1:0"]
     result = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
     assert not result.stdout
     assert "Traceback" not in result.stderr
-    return [line for line in result.stderr.splitlines() if line.startswith("clip-search serve:")][0]
+    lines: list[str] = result.stderr.splitlines()
+    return next(line for line in lines if line.startswith("clip-search serve:"))
 
 
 @pytest.mark.parametrize("service", ["", *(f"clip_search.v1.{name}" for name in SERVICES)])
-def test_every_service_reports_its_health(channel, service: str) -> None:
+def test_every_service_reports_its_health(channel: grpc.Channel, service: str) -> None:
     """The standard health service says SERVING for the server and for each service."""
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
     response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=SECONDS)
     assert response.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_reflection_lists_the_api(channel) -> None:
+def test_reflection_lists_the_api(channel: grpc.Channel) -> None:
     """A client without our protos can discover every service."""
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     (response,) = stub.ServerReflectionInfo(iter([request]), timeout=SECONDS)
     names = {service.name for service in response.list_services_response.service}
     assert {f"clip_search.v1.{name}" for name in SERVICES} | {"grpc.health.v1.Health"} <= names
 
 
-def test_the_server_tells_its_model_and_limits(channel) -> None:
+def test_the_server_tells_its_model_and_limits(channel: grpc.Channel) -> None:
     """GetServerInfo names the default model, its space and every limit."""
     stub = server_pb2_grpc.ServerServiceStub(channel)
     info = stub.GetServerInfo(server_pb2.GetServerInfoRequest(), timeout=SECONDS)
@@ -53,7 +56,7 @@ def test_the_server_tells_its_model_and_limits(channel) -> None:
     assert all(getattr(info.limits, field.name) > 0 for field in info.limits.DESCRIPTOR.fields)
 
 
-def test_a_restart_gives_the_same_answers(bundle: Path, png, tmp_path: Path) -> None:
+def test_a_restart_gives_the_same_answers(bundle: Path, png: Png, tmp_path: Path) -> None:
     """SIGTERM takes a snapshot and exits 0; the next start answers as before, ids and scores."""
     log = tmp_path / "log"
     with ServerProcess.start(bundle, tmp_path / "data", log=log, options=["--segment-rows", "16"]) as server:

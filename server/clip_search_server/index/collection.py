@@ -361,9 +361,7 @@ def _identity_of(directory: Path, *, dim: int, space_id: str) -> Identity:
     return check_store(path, space_id=space_id, dim=dim)
 
 
-def _put(
-    transaction: Transaction, record: Record | InvalidArgumentError
-) -> tuple[int | InvalidArgumentError, bool]:
+def _put(transaction: Transaction, record: Record | InvalidArgumentError) -> tuple[int | InvalidArgumentError, bool]:
     """Store a record; return its sequence number or why it was refused, and whether its id had an item."""
     if isinstance(record, InvalidArgumentError):
         return record, False

@@ -81,11 +81,12 @@ class Generations:
 
     def newest(self) -> Generation | None:
         """Return the newest valid generation, or None where there is none."""
-        for number in self.numbers():
-            try:
-                return self._summary(self.read(number))
-            except DataLossError:
-                continue
+        with self._lock:
+            for number in self.numbers():
+                try:
+                    return self._summary(self.read(number))
+                except DataLossError:
+                    continue
         return None
 
     def publish(
@@ -103,7 +104,7 @@ class Generations:
             text = json.dumps({"body": body, "sha256": _digest(body)}, indent=1)
             publish_file(self._path(number), lambda path: _write(path, text))
             self._drop_old()
-        return self._summary(manifest)
+            return self._summary(manifest)
 
     def forget_all(self) -> None:
         """Remove every manifest durably; the segments they name mean nothing afterwards."""

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import apsw
 
-from clip_search_server.errors import DataLossError, FailedPreconditionError, SpaceMismatchError
+from clip_search_server.errors import DataLossError, FailedPreconditionError, SpaceMismatchError, UnavailableError
 from clip_search_server.index.files import publish_file
 from clip_search_server.index.rows import crc_of
 
@@ -65,7 +65,12 @@ class Identity:
 
 
 def create_store(path: Path, *, space_id: str, dim: int) -> None:
-    """Make an empty store appear at `path`, whole and durable."""
+    """Make an empty store appear at `path`, whole and durable.
+
+    Raises:
+        OSError: the disk refused.
+        UnavailableError: the disk refused SQLite.
+    """
 
     def write(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
@@ -85,7 +90,10 @@ def create_store(path: Path, *, space_id: str, dim: int) -> None:
         finally:
             connection.close()
 
-    publish_file(path, write)
+    try:
+        publish_file(path, write)
+    except apsw.Error as error:
+        raise UnavailableError(f"{path} cannot be created ({error}); check the disk") from error
 
 
 def check_store(path: Path, *, space_id: str, dim: int) -> Identity:

@@ -171,8 +171,10 @@ class Store:
             except BaseException:
                 self._connection.close()
                 raise
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            raise DataLossError(f"{path} is damaged ({error}); restore it from a backup") from error
         except apsw.Error as error:
-            raise DataLossError(f"{path} cannot be opened ({error}); restore it from a backup") from error
+            raise UnavailableError(f"{path} cannot be opened ({error}); check the disk") from error
 
     @property
     def path(self) -> Path:
@@ -210,6 +212,10 @@ class Store:
             if (transaction.sequence, transaction.next_label) != (self.sequence, self.next_label):
                 self._write_counters(transaction.sequence, transaction.next_label)
             self._connection.execute("COMMIT")
+        except apsw.BusyError as error:
+            # Nothing is wrong with the disk: some tool holds the file. Later writes may succeed.
+            self._roll_back()
+            raise UnavailableError(f"{self._path} is locked by another program; close it and try again") from error
         except apsw.Error as error:
             self._fail(error)
             self.check_writable()
@@ -262,7 +268,8 @@ class Store:
         """
         try:
             if self.failure is None:
-                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                with contextlib.suppress(apsw.BusyError):  # Some tool still reads the file; the log stays, whole.
+                    self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.Error as error:
             self._fail(error)
             self.check_writable()
@@ -273,6 +280,9 @@ class Store:
         self.failure = str(error) or type(error).__name__
         # Closing would otherwise checkpoint, which repeats the fsync that failed.
         self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        self._roll_back()
+
+    def _roll_back(self) -> None:
         if self._connection.in_transaction:
             with contextlib.suppress(apsw.Error):
                 self._connection.execute("ROLLBACK")

@@ -242,6 +242,6 @@ def _token_of_id(item_id: str) -> str:
 
 def _id_of_token(token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(token.encode("ascii")).decode()
-    except (binascii.Error, UnicodeError) as error:
+        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
         raise InvalidArgumentError("page_token", "is none that ListItems gave out.") from error

@@ -1,0 +1,84 @@
+"""Writes a trained model as an OpenCLIP checkpoint: `python -m demo.training.publish --work DIR --out demo/weights`.
+
+    open_clip_config.json          sizes and preprocessing, as OpenCLIP writes them
+    open_clip_model.safetensors    the running average of the weights, FP16, under OpenCLIP's names
+    tokenizer.json                 in the format of the `tokenizers` library
+
+Knows nothing of how the model was trained; `clip-search export` reads the folder.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+
+from demo.training.train import MEAN, STD
+
+_SIZE_BYTES_MAX = 12_000_000
+
+
+def publish(checkpoint: Path, tokenizer: Path, out: Path) -> int:
+    """Write the checkpoint folder `out` and return its size in bytes.
+
+    Raises:
+        ValueError: the folder would be larger than the 12 MB that the repository allows.
+    """
+    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "open_clip_config.json").write_text(json.dumps(_open_clip_config(state["config"]), indent=2) + "\n")
+    weights = {
+        name: value.half().contiguous() if value.is_floating_point() else value
+        for name, value in state["average"].items()
+    }
+    save_file(weights, out / "open_clip_model.safetensors", metadata={"format": "pt"})
+    Tokenizer.from_file(str(tokenizer)).save(str(out / "tokenizer.json"), pretty=False)
+    size_bytes = sum(path.stat().st_size for path in out.iterdir() if path.suffix in {".json", ".safetensors"})
+    if size_bytes > _SIZE_BYTES_MAX:
+        raise ValueError(f"{out} takes {size_bytes:,} bytes; at most {_SIZE_BYTES_MAX:,} may be committed")
+    return size_bytes
+
+
+def _open_clip_config(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model_cfg": {
+            "embed_dim": config["embed_dim"],
+            "quick_gelu": False,
+            "vision_cfg": {
+                "image_size": config["image_size"],
+                "layers": list(config["vision_layers"]),
+                "width": config["vision_width"],
+                "patch_size": None,
+            },
+            "text_cfg": {
+                "context_length": config["context_length"],
+                "vocab_size": config["vocab_size"],
+                "width": config["text_width"],
+                "heads": config["text_heads"],
+                "layers": config["text_layers"],
+            },
+        },
+        "preprocess_cfg": {
+            "mean": list(MEAN),
+            "std": list(STD),
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+        },
+    }
+
+
+def main() -> None:
+    """Publish what training left in the work folder."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", type=Path, required=True, help="the folder that was trained in")
+    parser.add_argument("--out", type=Path, required=True, help="the checkpoint folder to write")
+    arguments = parser.parse_args()
+    size_bytes = publish(arguments.work / "checkpoint.pt", arguments.work / "tokenizer.json", arguments.out)
+    print(f"{arguments.out}: {size_bytes:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
