@@ -92,7 +92,7 @@ loadtest: $(LOADTEST_STAMP) ## a short headless load test of the demo server, wi
 	$(BIN)/python -m loadtest.run $(ARGS)
 
 clean: ## remove set-ups, caches and whatever the commands wrote
-	rm -rf $(VENV) $(PARITY_VENV) $(TRAIN_VENV) build dist out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PARITY_VENV) $(TRAIN_VENV) .demo .bench build dist out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # ── Set-up ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 # A stamp says that its extras are installed; it is renewed when the requirements change.

@@ -36,10 +36,11 @@ def augment(rgba: Tensor, size: int, generator: torch.Generator) -> Tensor:
     colour, alpha = pixels[:, :3], pixels[:, 3:].clamp(0, 1)
     colour = _shift_colours(colour, alpha, uniform, chance)
     background = _backgrounds(_luminance(colour) / alpha.mean((1, 2, 3)).clamp(min=0.02), size, uniform)
-    outline = F.max_pool2d(alpha, 3, stride=1, padding=1) * chance(0.3)
+    thickness = 3 if uniform(0, 1)[0] < 0.5 else 5  # noqa: PLR2004 - pixels; one for the whole batch
+    outline = F.max_pool2d(alpha, thickness, stride=1, padding=thickness // 2) * chance(0.45)
     outline_colour = uniform(0, 0.2, 1, 1, 1)
     drawn = colour + (1 - alpha) * (outline * outline_colour + (1 - outline) * background)
-    drawn = drawn * (1 - _edges(drawn) * chance(0.25))
+    drawn = drawn * (1 - _edges(drawn, thickness) * chance(0.4))
     noise = torch.randn(drawn.shape, generator=generator) * uniform(0, 0.03, 1, 1, 1)
     return (drawn + noise * chance(0.3)).clamp(0, 1)
 
@@ -89,8 +90,8 @@ def _backgrounds(drawing_luminance: Tensor, size: int, uniform: "Uniform") -> Te
     return chosen * (1 - too_dark) + (0.75 + 0.25 * chosen) * too_dark
 
 
-def _edges(picture: Tensor) -> Tensor:
+def _edges(picture: Tensor, thickness: int) -> Tensor:
     """Return (batch, 1, size, size) in 0..1: where brightness changes sharply, as an inked line would stand."""
     grey = (picture * torch.tensor(_LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    spread = F.max_pool2d(grey, 3, 1, 1) + F.max_pool2d(-grey, 3, 1, 1)
+    spread = F.max_pool2d(grey, thickness, 1, thickness // 2) + F.max_pool2d(-grey, thickness, 1, thickness // 2)
     return ((spread - 0.12) * 4).clamp(0, 0.95)

@@ -26,6 +26,10 @@ _TEMPLATES = (
     "something with {}",
     "a cartoon {}",
     "{} clip art",
+    "something like {}",
+    "a kind of {}",
+    "some {}",
+    "picture with {}",
 )
 #: What a picture of each emojibase subgroup can be called in plain words.
 _GROUP_PHRASES = {
@@ -118,6 +122,8 @@ _GROUP_PHRASES = {
 }
 #: Last words whose dictionary sense is not what the picture shows.
 _SAYS_LITTLE = frozenset({"face", "button", "sign", "symbol", "person", "man", "woman", "mark", "hand", "eyes"})
+#: From this many words on a term is a description, of which people say parts.
+_LONG_TERM_WORDS = 5
 #: Where the author's name or a number begins in a clip-art file's name.
 _CLIPART_TITLE_NOISE = re.compile(
     r"\b(benji|park|architetto|francesco|ro|01|02|03|clip ?art|svg|dan|gerhard)\b.*", re.IGNORECASE
@@ -217,6 +223,15 @@ def _add_wordnet(concept: Concept, wordnet: WordNet) -> None:
         concept.add([" ".join(synset.definition.split()[:14])], 0.6)
 
 
+def _shorten(term: str, rng: random.Random) -> str:
+    """Return a long term, such as a definition, with up to a third of its words left out; a short one as it is."""
+    words = term.split()
+    if len(words) < _LONG_TERM_WORDS:
+        return term
+    kept = sorted(rng.sample(range(len(words)), len(words) - rng.randrange(len(words) // 3 + 1)))
+    return " ".join(words[i] for i in kept)
+
+
 class CaptionSampler:
     """Draws captions for concepts and knows which concepts each caption fits."""
 
@@ -252,5 +267,6 @@ class CaptionSampler:
         return list(dict.fromkeys(rng.choices(terms, weights, k=count)))
 
     def _phrase(self, terms: list[str], rng: random.Random) -> str:
-        joined = rng.choice((" ", " ", " ", ", ", " and ", " with ")).join(terms)
+        said = [_shorten(term, rng) for term in terms]
+        joined = rng.choice((" ", " ", " ", ", ", " and ", " with ")).join(said)
         return rng.choice(_TEMPLATES).format(joined) if rng.random() < 0.3 else joined  # noqa: PLR2004

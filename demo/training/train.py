@@ -56,12 +56,19 @@ class Recipe:
     warm_up_share: float = 0.02
     average_decay: float = 0.998
     clipart_weight: float = 0.5
+    hold_out_validation: bool = True
 
 
 def held_out_phrases() -> set[str]:
     """Return the phrases of queries.tsv in comparable form."""
     lines = [line for line in QUERIES.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     return {comparable(row["phrase"]) for row in csv.DictReader(lines, delimiter="\t")}
+
+
+#: The second round goes on from the first one's weights, at full size, and sees the validation style too.
+SECOND_ROUND = Recipe(
+    seed=20261124, text_share=0.0, learning_rate=7e-4, small_share=0.0, extra_captions=96, hold_out_validation=False
+)
 
 
 class Data:
@@ -76,7 +83,8 @@ class Data:
         self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # uint8 (count, 4, size, size)
         self.concept_of = torch.tensor([numbers[key] for key in keys])
         validation = np.array([style == VALIDATION_STYLE for style in styles])
-        weights = np.where(validation, 0.0, [recipe.clipart_weight if s == "openclipart" else 1.0 for s in styles])
+        held_out = validation & recipe.hold_out_validation
+        weights = np.where(held_out, 0.0, [recipe.clipart_weight if s == "openclipart" else 1.0 for s in styles])
         self.weights = weights / weights.sum()
         self.concept_weights = np.bincount(self.concept_of.numpy(), weights=self.weights) ** 0.5
         self.concept_weights /= self.concept_weights.sum()
@@ -278,6 +286,13 @@ class Trainer:
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
 
+    def start_from(self, path: Path) -> None:
+        """Take the averaged weights and prototypes of a finished run; the clock and the optimizer start anew."""
+        state = torch.load(path, weights_only=False)
+        self.model.load_state_dict(state["average"])
+        self.average = {name: value.clone() for name, value in state["average"].items()}
+        self.prototypes.data, self.prototype_scale.data = state["prototypes"]
+
     def restore(self, path: Path) -> None:
         """Continue from a file written by `save`."""
         state = torch.load(path, weights_only=False)
@@ -299,11 +314,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, required=True, help="folder for downloads, caches and checkpoints")
     parser.add_argument("--minutes", type=float, default=100.0, help="training time on two cores")
+    parser.add_argument("--second-round", type=Path, help="go on from this finished checkpoint")
     parser.add_argument("--no-fetch", action="store_true", help="use the packages already in the work folder")
     arguments = parser.parse_args()
     if not arguments.no_fetch:
         sources.fetch(arguments.work)
-    config, recipe = ModelConfig(), Recipe()
+    config = ModelConfig()
+    recipe = SECOND_ROUND if arguments.second_round else Recipe()
     data = Data(arguments.work, config, recipe)
     trainer = Trainer(data, config, recipe, arguments.minutes * 60)
     parameters = sum(p.numel() for p in trainer.model.parameters())
@@ -312,6 +329,8 @@ def main() -> None:
     if checkpoint.exists():
         trainer.restore(checkpoint)
         print(f"resumed at {trainer.seconds_spent / 60:.1f} minutes")
+    elif arguments.second_round:
+        trainer.start_from(arguments.second_round)
     trainer.run(checkpoint)
     scores = trainer.validate()
     print(json.dumps({"validation_style": VALIDATION_STYLE, **scores, "pictures_seen": trainer.pictures_seen}))

@@ -36,6 +36,7 @@ from clip_search_server.manifest import (
 
 __all__ = [
     "FORMAT_VERSION",
+    "MANIFEST_NAME",
     "Bundle",
     "ExporterRecord",
     "FileRecord",

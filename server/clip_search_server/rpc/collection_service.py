@@ -12,7 +12,7 @@ __all__ = ["CollectionService"]
 
 _ONE_COLLECTION = "this release serves the one collection 'default'."
 
-Context = aio.ServicerContext[Any, Any]
+_Context = aio.ServicerContext[Any, Any]
 
 
 class CollectionService(collection_pb2_grpc.CollectionServiceServicer):
@@ -22,7 +22,7 @@ class CollectionService(collection_pb2_grpc.CollectionServiceServicer):
         self._catalog = catalog
 
     async def ListCollections(
-        self, request: collection_pb2.ListCollectionsRequest, context: Context
+        self, request: collection_pb2.ListCollectionsRequest, context: _Context
     ) -> collection_pb2.ListCollectionsResponse:
         """List every collection."""
         collections = []
@@ -39,19 +39,19 @@ class CollectionService(collection_pb2_grpc.CollectionServiceServicer):
         return collection_pb2.ListCollectionsResponse(collections=collections)
 
     async def CreateCollection(
-        self, request: collection_pb2.CreateCollectionRequest, context: Context
+        self, request: collection_pb2.CreateCollectionRequest, context: _Context
     ) -> collection_pb2.CreateCollectionResponse:
         """Refuse: not part of this release."""
         raise UnimplementedError(f"CreateCollection: {_ONE_COLLECTION}")
 
     async def DeleteCollection(
-        self, request: collection_pb2.DeleteCollectionRequest, context: Context
+        self, request: collection_pb2.DeleteCollectionRequest, context: _Context
     ) -> collection_pb2.DeleteCollectionResponse:
         """Refuse: not part of this release."""
         raise UnimplementedError(f"DeleteCollection: {_ONE_COLLECTION}")
 
     async def SetAlias(
-        self, request: collection_pb2.SetAliasRequest, context: Context
+        self, request: collection_pb2.SetAliasRequest, context: _Context
     ) -> collection_pb2.SetAliasResponse:
         """Refuse: not part of this release."""
         raise UnimplementedError(f"SetAlias: {_ONE_COLLECTION}")

@@ -36,7 +36,7 @@ _PAGE_SIZE_DEFAULT = 100
 _ANSWERS_WAITING_MAX = 256
 _MEDIA_TYPES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"RIFF", "image/webp"))
 
-Context = aio.ServicerContext[Any, Any]
+_Context = aio.ServicerContext[Any, Any]
 
 
 class IndexService(index_pb2_grpc.IndexServiceServicer):
@@ -47,7 +47,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         self._limits = limits
         self._open_streams = 0
 
-    async def Upsert(self, request: index_pb2.UpsertRequest, context: Context) -> index_pb2.UpsertResponse:
+    async def Upsert(self, request: index_pb2.UpsertRequest, context: _Context) -> index_pb2.UpsertResponse:
         """Store items; one bad item never fails its neighbours."""
         if not 1 <= len(request.items) <= self._limits.items_per_request_max:
             raise InvalidArgumentError(
@@ -66,7 +66,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         return index_pb2.UpsertResponse(results=results, sequence=max(sequences, default=collection.sequence))
 
     async def Ingest(
-        self, request_iterator: AsyncIterator[index_pb2.IngestRequest], context: Context
+        self, request_iterator: AsyncIterator[index_pb2.IngestRequest], context: _Context
     ) -> AsyncIterator[index_pb2.IngestResponse]:
         """Store a stream of items, answering each once it is durable."""
         if self._open_streams >= self._limits.ingest_streams_max:
@@ -132,7 +132,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
 
         await run_together(feed(), pipeline.run())
 
-    async def Delete(self, request: index_pb2.DeleteRequest, context: Context) -> index_pb2.DeleteResponse:
+    async def Delete(self, request: index_pb2.DeleteRequest, context: _Context) -> index_pb2.DeleteResponse:
         """Delete items by id."""
         match request.WhichOneof("selection"):
             case "ids":
@@ -146,7 +146,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         outcome = await self._catalog.collection(request.collection).delete(ids)
         return index_pb2.DeleteResponse(deleted=outcome.deleted, sequence=outcome.sequence)
 
-    async def GetItems(self, request: index_pb2.GetItemsRequest, context: Context) -> index_pb2.GetItemsResponse:
+    async def GetItems(self, request: index_pb2.GetItemsRequest, context: _Context) -> index_pb2.GetItemsResponse:
         """Read items by id."""
         ids = check_ids(request.ids, "ids", self._limits)
         collection = self._catalog.collection(request.collection)
@@ -160,7 +160,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             sequence=sequence,
         )
 
-    async def ListItems(self, request: index_pb2.ListItemsRequest, context: Context) -> index_pb2.ListItemsResponse:
+    async def ListItems(self, request: index_pb2.ListItemsRequest, context: _Context) -> index_pb2.ListItemsResponse:
         """List items in byte order of their ids, page by page."""
         refuse_filter(request)
         size = request.page_size or _PAGE_SIZE_DEFAULT
@@ -174,7 +174,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         )
 
     async def GetThumbnails(
-        self, request: index_pb2.GetThumbnailsRequest, context: Context
+        self, request: index_pb2.GetThumbnailsRequest, context: _Context
     ) -> index_pb2.GetThumbnailsResponse:
         """Read the thumbnails that were stored with items."""
         check_ids(request.ids, "ids", self._limits)
@@ -186,7 +186,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             ]
         )
 
-    async def GetStats(self, request: index_pb2.GetStatsRequest, context: Context) -> index_pb2.GetStatsResponse:
+    async def GetStats(self, request: index_pb2.GetStatsRequest, context: _Context) -> index_pb2.GetStatsResponse:
         """Tell how large a collection is and what it is made of."""
         collection = self._catalog.collection(request.collection)
         stats = await collection.stats()
@@ -213,7 +213,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         )
 
     async def CreateSnapshot(
-        self, request: index_pb2.CreateSnapshotRequest, context: Context
+        self, request: index_pb2.CreateSnapshotRequest, context: _Context
     ) -> index_pb2.CreateSnapshotResponse:
         """Publish a generation."""
         generation = await self._catalog.collection(request.collection).snapshot()

@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 _ID_KEY = "x-request-id"
 _ID_CHARS_MAX = 64
 
-Context = aio.ServicerContext[Any, Any]
+_Context = aio.ServicerContext[Any, Any]
 
 
 class RequestInterceptor(aio.ServerInterceptor):
@@ -49,8 +49,8 @@ class RequestInterceptor(aio.ServerInterceptor):
         raise RuntimeError(f"{method} is of a kind that no wrapper is written for. This is a bug.")
 
 
-def _wrap_unary(method: str, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def wrapped(request: object, context: Context) -> Any:  # noqa: ANN401 - any response
+def _wrap_unary(method: str, behaviour: Callable[[Any, _Context], Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def wrapped(request: object, context: _Context) -> Any:  # noqa: ANN401 - any response
         call = _Call(method, context)
         try:
             response = await behaviour(request, context)
@@ -62,8 +62,8 @@ def _wrap_unary(method: str, behaviour: Callable[[Any, Context], Awaitable[Any]]
     return wrapped
 
 
-def _wrap_stream(method: str, behaviour: Callable[[Any, Context], AsyncIterator[Any]]) -> Callable[..., Any]:
-    async def wrapped(requests: object, context: Context) -> AsyncIterator[Any]:
+def _wrap_stream(method: str, behaviour: Callable[[Any, _Context], AsyncIterator[Any]]) -> Callable[..., Any]:
+    async def wrapped(requests: object, context: _Context) -> AsyncIterator[Any]:
         call = _Call(method, context)
         try:
             async for response in behaviour(requests, context):
@@ -78,7 +78,7 @@ def _wrap_stream(method: str, behaviour: Callable[[Any, Context], AsyncIterator[
 class _Call:
     """One call: its id, its clock and its end."""
 
-    def __init__(self, method: str, context: Context) -> None:
+    def __init__(self, method: str, context: _Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
         sent = metadata.get(_ID_KEY, "")
         usable = isinstance(sent, str) and sent.isprintable() and 0 < len(sent) <= _ID_CHARS_MAX

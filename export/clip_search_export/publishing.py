@@ -1,0 +1,50 @@
+"""Makes an output folder appear whole or not at all; knows nothing of what is in it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clip_search_export.errors import PublishError
+
+__all__ = ["check_free", "published_folder"]
+
+
+@contextmanager
+def published_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `out`; rename it to `out` at the end, or remove it if anything goes wrong.
+
+    Raises:
+        PublishError: `out` exists and is not an empty folder, or its parent cannot be written.
+    """
+    check_free(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise PublishError(f"{out.parent} cannot be written: {error.strerror}.") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        check_free(out)
+        os.replace(temporary, out)  # noqa: PTH105 - the same call; pathlib's is documented for files only.
+    except OSError as error:
+        raise PublishError(f"{out} cannot be written: {error.strerror}.") from error
+    finally:
+        # After the rename there is nothing left under this name; after a failure or Ctrl-C there is.
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free(out: Path) -> None:
+    """Refuse an output that exists, unless it is an empty folder.
+
+    Raises:
+        PublishError: it holds something.
+    """
+    if out.is_dir():
+        if any(out.iterdir()):
+            raise PublishError(f"{out} already exists and is not empty: choose another folder or remove it first.")
+    elif out.exists() or out.is_symlink():
+        raise PublishError(f"{out} already exists and is no folder: choose another name.")

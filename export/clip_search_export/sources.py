@@ -1,0 +1,68 @@
+"""Finds the checkpoint that a person names: demo model, local folder or hub id; knows nothing of what is in it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_search_export.errors import SourceError
+from clip_search_export.hub import HUB_ID, download_checkpoint
+
+__all__ = ["DEMO", "LocalCheckpoint", "locate"]
+
+DEMO = "demo"
+"""The name of the model that comes with a source checkout."""
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_LICENCE_LINE = re.compile(r"^licen[cs]e:\s*[\"']?([^\s\"']+)", re.MULTILINE)
+_README_CHARACTERS_MAX = 10_000
+
+
+@dataclass(frozen=True)
+class LocalCheckpoint:
+    """A checkpoint's files on this machine."""
+
+    source: str
+    revision: str | None
+    folder: Path
+    licence: str | None
+
+
+def locate(source: str, revision: str | None) -> LocalCheckpoint:
+    """Bring the checkpoint named `source` onto this machine.
+
+    Raises:
+        SourceError: it is nothing that exists, or it cannot be fetched; the message says what to do.
+    """
+    if source == DEMO:
+        return _locate_demo()
+    folder = Path(source).expanduser()
+    if source and folder.is_dir():
+        if revision is not None:
+            raise SourceError(f"{source} is a local folder and has no revisions: leave --revision out.")
+        return LocalCheckpoint(folder.resolve().name, None, folder, _read_licence(folder))
+    if HUB_ID.fullmatch(source):
+        download = download_checkpoint(source, revision)
+        return LocalCheckpoint(source, download.revision, download.folder, _read_licence(download.folder))
+    raise SourceError(f"{source} is neither a folder nor a hub id (owner/name) nor {DEMO!r}.")
+
+
+def _locate_demo() -> LocalCheckpoint:
+    folder = _CHECKOUT / "demo" / "weights"
+    if not folder.is_dir():
+        raise SourceError(
+            f"the demo model is not at {folder}: it comes with a source checkout of clip-search, installed in editable "
+            "mode. Export another model: clip-search export laion/CLIP-ViT-B-32-laion2B-s34B-b79K OUT."
+        )
+    return LocalCheckpoint(DEMO, None, folder, _read_licence(folder))
+
+
+def _read_licence(folder: Path) -> str | None:
+    """Return the licence that the model card names in its front matter, if there is one."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    text = card.read_text(encoding="utf-8", errors="replace")[:_README_CHARACTERS_MAX]
+    if not text.startswith("---"):
+        return None
+    found = _LICENCE_LINE.search(text.split("\n---", 2)[0])
+    return found.group(1) if found else None
