@@ -1,0 +1,116 @@
+"""What the index's tests share: an exact engine behind the segment protocol, a model of a collection, random data."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from clip_search_server.index import Collection, Neighbour, SearchOutcome
+from clip_search_server.index.scoring import cosines, unit_vector
+from clip_search_server.index.segment import BuildCancelledError
+from clip_search_server.index.types import FloatArray, IntArray
+
+DIM = 16
+SPACE = "space-of-the-tests"
+WAIT_SECONDS_MAX = 60.0
+
+
+class BruteForceSegment:
+    """Compares the query with every vector; reaches at most `reachable_max` of them."""
+
+    def __init__(self, vectors: FloatArray, reachable_max: int) -> None:
+        self._vectors = vectors
+        self.reachable_max = reachable_max
+        self.asked: list[int] = []
+
+    @property
+    def node_count(self) -> int:
+        """Number of vectors."""
+        return len(self._vectors)
+
+    def nearest(self, query: FloatArray, count: int) -> IntArray | None:
+        """Return the nearest nodes and note how many were asked for."""
+        self.asked.append(count)
+        if count > min(self.reachable_max, self.node_count):
+            return None
+        return np.argsort(-(self._vectors @ query), kind="stable")[:count]
+
+    def save(self, path: Path) -> None:
+        """Write the vectors."""
+        with path.open("wb") as stream:
+            np.save(stream, self._vectors)
+
+
+class BruteForceEngine:
+    """The reference engine; `before_build` runs at the start of each build and may block or raise."""
+
+    name = "brute-force"
+    parameters: Mapping[str, int] = {}
+
+    def __init__(self, before_build: Callable[[], None] = lambda: None, reachable_max: int = 1 << 30) -> None:
+        self._before_build = before_build
+        self._reachable_max = reachable_max
+
+    def build(self, vectors: FloatArray, cancelled: Callable[[], bool]) -> BruteForceSegment:
+        """Copy the vectors."""
+        self._before_build()
+        if cancelled():
+            raise BuildCancelledError
+        return BruteForceSegment(np.array(vectors), self._reachable_max)
+
+    def load(self, path: Path, *, node_count: int, dim: int) -> BruteForceSegment:
+        """Read the vectors."""
+        with path.open("rb") as stream:
+            vectors = np.load(stream)
+        assert vectors.shape == (node_count, dim)
+        return BruteForceSegment(vectors, self._reachable_max)
+
+
+Model = dict[str, FloatArray]
+
+
+def random_vectors(count: int, *, seed: int, dim: int = DIM) -> FloatArray:  # -> (count, dim)
+    """Return unit vectors in all directions."""
+    vectors = np.random.default_rng(seed).normal(size=(count, dim))
+    return np.stack([unit_vector(vector, dim, "vector") for vector in vectors])
+
+
+def clustered_vectors(count: int, *, clusters: int, spread: float, seed: int, dim: int) -> FloatArray:
+    """Return unit vectors around random centres, float32 (count, dim)."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(clusters, dim))
+    vectors = centres[random.integers(clusters, size=count)] + spread * random.normal(size=(count, dim))
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+
+
+def exact_neighbours(model: Model, query: FloatArray, count: int) -> list[Neighbour]:
+    """Return what a search must answer, by comparing with every vector of the model."""
+    if not model:
+        return []
+    scores = cosines(np.stack(list(model.values())), unit_vector(query, len(query), "query"))
+    hits = [Neighbour(item_id, float(score)) for item_id, score in zip(model, scores, strict=True)]
+    return sorted(hits, key=lambda hit: (-hit.score, hit.id.encode()))[:count]
+
+
+def model_of(collection: Collection) -> Model:
+    """Return every id and vector of the collection, read from its store page by page."""
+    model: Model = {}
+    after = ""
+    while page := collection.list_items(after=after, limit=97):
+        model.update({item.id: item.vector for item in page})
+        after = page[-1].id
+    return model
+
+
+def ids_of(outcome: SearchOutcome) -> list[str]:
+    """Return the hits' ids in order."""
+    return [hit.id for hit in outcome.neighbours]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return as soon as the condition holds; fail after a minute."""
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true within a minute"
+        time.sleep(0.002)
