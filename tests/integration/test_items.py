@@ -1,3 +1,5 @@
+import itertools
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -90,6 +92,30 @@ def test_a_long_stream_is_answered_item_by_item(client: Client, png: Png) -> Non
     stats = client.index.GetStats(index_pb2.GetStatsRequest(), timeout=SECONDS)
     assert stats.items == 300
     assert stats.segments
+
+
+def test_streams_that_clients_abandon_are_given_back(client: Client) -> None:
+    """More cancelled streams than may be open at a time leave no stream open behind them."""
+
+    def endless() -> Iterator[index_pb2.IngestRequest]:
+        for number in itertools.count():
+            yield index_pb2.IngestRequest(index=number, item=item_pb2.Item(id=f"{number % 50}", content=text("same")))
+
+    for _ in range(20):
+        call = client.index.Ingest(endless(), timeout=SECONDS)
+        assert next(call).result.HasField("stored")
+        call.cancel()
+    item = item_pb2.Item(id="after", content=text("after"))
+    for _ in range(50):  # a cancelled stream ends a moment after its client left
+        try:
+            (result,) = client.ingest([index_pb2.IngestRequest(item=item)])
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED  # noqa: PT017 - both endings are looked at
+            time.sleep(0.1)
+            continue
+        assert result.HasField("stored")
+        return
+    pytest.fail("the streams stayed open")
 
 
 def test_a_stream_keeps_to_one_collection(client: Client) -> None:

@@ -133,7 +133,8 @@ class Encoder:
         if (cached := self._cache.get(text)) is not None:
             self._cache.move_to_end(text)
             return cached
-        vector = await self._texts.submit(self._tokenizer.encode(text), urgency)
+        # A copy, because a row of the batch would keep the whole batch alive in the cache.
+        vector = (await self._texts.submit(self._tokenizer.encode(text), urgency)).copy()
         vector.setflags(write=False)
         self._cache[text] = vector
         if len(self._cache) > _TEXT_CACHE_LENGTH:

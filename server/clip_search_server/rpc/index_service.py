@@ -91,8 +91,11 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         async def work() -> None:
             try:
                 await self._pipe(requests, urgency, answer)
-            finally:
+            except Exception:
                 await answers.put(None)
+                raise
+            # Not when cancelled: then nobody reads any more, and a full queue would never take it.
+            await answers.put(None)
 
         worker = asyncio.create_task(work())
         try:
