@@ -31,6 +31,20 @@ def _limit_options(command: F) -> F:
     return command
 
 
+def _index_settings(limits: Limits, *, durability: Any, tail_rows_max: int) -> IndexSettings:  # noqa: ANN401 - a choice
+    """Return settings whose own limits are never the narrower ones."""
+    return IndexSettings(
+        durability=durability,
+        tail_rows_max=tail_rows_max,
+        id_bytes_max=limits.id_bytes_max,
+        text_characters_max=limits.text_chars_max,
+        thumbnail_bytes_max=limits.thumbnail_bytes_max,
+        attributes_bytes_max=limits.attributes_bytes_max,
+        records_max=max(limits.items_per_request_max, limits.page_size_max + 1, limits.search_limit_max),
+        search_window_max=limits.search_limit_max,
+    )
+
+
 @click.command()
 @click.option("--bundle", required=True, type=click.Path(path_type=Path), help="Folder that clip-search export wrote.")
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder that keeps the collections.")
@@ -83,7 +97,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         device=device,
         insecure=insecure,
         drain_seconds=drain_seconds,
-        index=IndexSettings(durability=durability, tail_rows_max=segment_rows),
+        index=_index_settings(Limits(**limits), durability=durability, tail_rows_max=segment_rows),
         limits=Limits(**limits),
     )
     try:

@@ -12,6 +12,7 @@ them to gRPC status codes.
     │   └── SpaceMismatchError    vectors of another model                       FAILED_PRECONDITION
     ├── UnavailableError          starting, draining, or a refused write path    UNAVAILABLE
     ├── DataLossError             stored bytes fail their check                  DATA_LOSS
+    ├── InternalError             an unforeseen failure of one input             INTERNAL
     ├── UnimplementedError        part of the API that this release lacks        UNIMPLEMENTED
     └── BundleError               a model bundle is missing, damaged or foreign  (start-up only)
 """
@@ -22,6 +23,7 @@ __all__ = [
     "DataLossError",
     "DeadlineExceededError",
     "FailedPreconditionError",
+    "InternalError",
     "InvalidArgumentError",
     "NotFoundError",
     "ResourceExhaustedError",
@@ -88,6 +90,10 @@ class UnavailableError(ClipSearchError):
 
 class DataLossError(ClipSearchError):
     """Stored data failed its integrity check; it is reported and never served."""
+
+
+class InternalError(ClipSearchError):
+    """One input failed in a way nobody foresaw; the log has the details."""
 
 
 class UnimplementedError(ClipSearchError):

@@ -20,6 +20,9 @@ CASES: dict[str, tuple[Callable[[Png], content_pb2.Content], str]] = {
     "infinite vector": (lambda png: vector([math.inf] * 192), "vector"),
     "zero vector": (lambda png: vector([0.0] * 192), "vector"),
     "wrong dimension": (lambda png: vector([1.0] * 191), "vector"),
+    "empty text": (lambda png: text(""), "text"),
+    "id beyond its limit": (lambda png: stored("x" * 513), "item_id"),
+    "vector of huge values": (lambda png: vector([3e38] * 191), "vector"),
     "1 MB of text": (lambda png: text("a" * 1_000_000), "text"),
 }
 
@@ -35,6 +38,25 @@ def test_hostile_content_is_refused_by_name(channel: grpc.Channel, png: Png, nam
     assert violated_field(refused.value) == f"parts[0].content.{kind}"
     assert kind in str(refused.value.details())
     assert client.search(text("a good query")).space_id
+
+
+def test_huge_values_have_a_direction(channel: grpc.Channel) -> None:
+    """A vector whose length overflows single precision is as good as any other."""
+    assert Client(channel).search(vector([3e38] * 192)).space_id
+
+
+def test_a_template_that_would_explode_is_refused(channel: grpc.Channel, png: Png) -> None:
+    """A small request cannot make the server build huge sentences."""
+    with pytest.raises(grpc.RpcError) as refused:
+        Client(channel).classify(image(png("red")), ["a" * 9_000], templates=["{}" * 1_000_000])
+    assert violated_field(refused.value) == "templates[0]"
+
+
+def test_a_long_name_does_not_change_the_status(channel: grpc.Channel) -> None:
+    """What is quoted in a message is cut, because a header that is too large would end the call with another status."""
+    with pytest.raises(grpc.RpcError) as refused:
+        Client(channel).search(text("x"), collection="a" * 100_000)
+    assert refused.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 def test_one_pixel_is_a_picture(channel: grpc.Channel, png: Png) -> None:

@@ -3,7 +3,8 @@
 An idle batcher starts at once with what is there; a busy one lets the queue fill, so batches grow with load and a lone
 request never waits for company. Rules:
 
-* Interactive work goes ahead of bulk work, unless the oldest bulk entry has waited `bulk_wait_seconds_max`.
+* Interactive work goes ahead of bulk work; while the oldest bulk entry has waited longer than `bulk_wait_seconds_max`,
+  they take turns.
 * Only entries of one group (texts of similar length) share a batch.
 * Cancelled and expired entries are dropped before the batch forms.
 * When a batch fails, its entries run again one by one, so that only the bad one fails.
@@ -76,7 +77,7 @@ class Batcher(Generic[Input, Output]):
             name: what is batched, for messages.
             batch_size_max: entries in one batch.
             queue_length_max: entries that may wait.
-            bulk_wait_seconds_max: after this long a bulk entry goes first.
+            bulk_wait_seconds_max: after this long bulk entries go first in every other batch.
             group: entries share a batch only when their groups are equal.
         """
         self._run = run
@@ -90,6 +91,7 @@ class Batcher(Generic[Input, Output]):
         self._bulk: deque[_Entry[Input, Output]] = deque()
         self._runner: asyncio.Task[None] | None = None
         self._closed = False
+        self._bulk_went_first = False
         self._seconds_per_entry = 0.01
 
     @property
@@ -142,7 +144,10 @@ class Batcher(Generic[Input, Output]):
         self._interactive = _without_dead(self._interactive)
         self._bulk = _without_dead(self._bulk)
         queues = [self._interactive, self._bulk]
-        if self._bulk and time.monotonic() - self._bulk[0].queued_at > self._bulk_wait_seconds_max:
+        # Never twice in a row: where the bulk queue is always old, people get every other batch.
+        aged = bool(self._bulk) and time.monotonic() - self._bulk[0].queued_at > self._bulk_wait_seconds_max
+        self._bulk_went_first = aged and not self._bulk_went_first
+        if self._bulk_went_first:
             queues.reverse()
         head = next((queue[0] for queue in queues if queue), None)
         if head is None:

@@ -69,8 +69,10 @@ class Encoder:
         self._decode_threads = ThreadPoolExecutor(os.cpu_count(), "decode")
         self._image_thread = ThreadPoolExecutor(1, "image-tower")
         self._text_thread = ThreadPoolExecutor(1, "text-tower")
-        # Enough to keep the tower busy; bulk work beyond it waits here instead of crowding the bounded queue.
-        self._bulk_pictures = asyncio.Semaphore(4 * _IMAGE_BATCH_SIZE_MAX)
+        # Enough to keep the towers busy; bulk work beyond it waits here instead of crowding the bounded queues.
+        share = max(1, limits.queue_length_max // 4)
+        self._bulk_pictures = asyncio.Semaphore(min(4 * _IMAGE_BATCH_SIZE_MAX, share))
+        self._bulk_texts = asyncio.Semaphore(min(4 * _TEXT_BATCH_SIZE_MAX, share))
         self._cache: OrderedDict[str, Vector] = OrderedDict()
         self._images = Batcher[npt.NDArray[np.uint8], Vector](
             lambda pixels: list(image_tower.run(np.stack(pixels))),
@@ -133,8 +135,9 @@ class Encoder:
         if (cached := self._cache.get(text)) is not None:
             self._cache.move_to_end(text)
             return cached
-        # A copy, because a row of the batch would keep the whole batch alive in the cache.
-        vector = (await self._texts.submit(self._tokenizer.encode(text), urgency)).copy()
+        async with self._bulk_texts if urgency.bulk else nullcontext():
+            # A copy, because a row of the batch would keep the whole batch alive in the cache.
+            vector = (await self._texts.submit(self._tokenizer.encode(text), urgency)).copy()
         vector.setflags(write=False)
         self._cache[text] = vector
         if len(self._cache) > _TEXT_CACHE_LENGTH:

@@ -14,6 +14,7 @@ from clip_search_server.errors import (
     DataLossError,
     DeadlineExceededError,
     FailedPreconditionError,
+    InternalError,
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
@@ -23,6 +24,8 @@ from clip_search_server.errors import (
 
 __all__ = ["internal_status", "status_of", "trailers_of"]
 
+_TEXT_CHARS_MAX = 400
+
 _CODES: tuple[tuple[type[ClipSearchError], int], ...] = (
     (InvalidArgumentError, code_pb2.INVALID_ARGUMENT),
     (NotFoundError, code_pb2.NOT_FOUND),
@@ -31,6 +34,7 @@ _CODES: tuple[tuple[type[ClipSearchError], int], ...] = (
     (FailedPreconditionError, code_pb2.FAILED_PRECONDITION),
     (UnavailableError, code_pb2.UNAVAILABLE),
     (DataLossError, code_pb2.DATA_LOSS),
+    (InternalError, code_pb2.INTERNAL),
     (UnimplementedError, code_pb2.UNIMPLEMENTED),
 )
 
@@ -38,7 +42,8 @@ _CODES: tuple[tuple[type[ClipSearchError], int], ...] = (
 def status_of(error: ClipSearchError) -> status_pb2.Status:
     """Return the status that tells a client of `error`."""
     code = next((code for kind, code in _CODES if isinstance(error, kind)), code_pb2.INTERNAL)
-    return status_pb2.Status(code=code, message=str(error), details=[_packed(detail) for detail in _details(error)])
+    details = [_packed(detail) for detail in _details(error)]
+    return status_pb2.Status(code=code, message=_cut(str(error)), details=details)
 
 
 def internal_status(request_id: str) -> status_pb2.Status:
@@ -59,13 +64,20 @@ def trailers_of(error: ClipSearchError) -> tuple[tuple[str, str], ...]:
 
 def _details(error: ClipSearchError) -> list[Message]:
     if isinstance(error, InvalidArgumentError):
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_cut(error.field), description=_cut(error.description)
+        )
         return [error_details_pb2.BadRequest(field_violations=[violation])]
     if isinstance(error, ResourceExhaustedError):
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
         return [error_details_pb2.RetryInfo(retry_delay=delay)]
     return []
+
+
+def _cut(text: str) -> str:
+    """Return `text` short enough for a header: it may quote what callers sent, and too large headers end a call."""
+    return text if len(text) <= _TEXT_CHARS_MAX else f"{text[:_TEXT_CHARS_MAX]}…"
 
 
 def _packed(detail: Message) -> any_pb2.Any:

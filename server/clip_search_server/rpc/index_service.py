@@ -128,8 +128,11 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         async def feed() -> None:
             await add(first)
             async for request in requests:
-                if (request.collection or names[0], request.model or names[1]) != names:
-                    raise InvalidArgumentError("collection", "collection and model cannot change within a stream.")
+                for field, name, first_name in zip(
+                    ("collection", "model"), (request.collection, request.model), names, strict=True
+                ):
+                    if name not in {"", first_name}:
+                        raise InvalidArgumentError(field, "cannot change within a stream.")
                 await add(request)
             pipeline.finish()
 
@@ -170,10 +173,12 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         if size > self._limits.page_size_max:
             raise InvalidArgumentError("page_size", f"is {size}; at most {self._limits.page_size_max} is accepted.")
         after = _id_of_token(request.page_token)
-        items = await self._catalog.collection(request.collection).list_items(after=after, limit=size)
+        # One more than wanted tells whether this page is the last.
+        found = await self._catalog.collection(request.collection).list_items(after=after, limit=size + 1)
+        items = found[:size]
         return index_pb2.ListItemsResponse(
             items=[stored_item_message(item, include_vector=request.include_vectors) for item in items],
-            next_page_token=_token_of_id(items[-1].id) if len(items) == size else "",
+            next_page_token=_token_of_id(items[-1].id) if len(found) > size else "",
         )
 
     async def GetThumbnails(

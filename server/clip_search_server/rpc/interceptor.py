@@ -3,10 +3,12 @@
 A client may send its own id as the metadata `x-request-id`; either way the answer's trailers carry it.
 """
 
+import asyncio
+import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -26,7 +28,27 @@ _Context = aio.ServicerContext[Any, Any]
 
 
 class RequestInterceptor(aio.ServerInterceptor):
-    """Wraps the handlers of all methods."""
+    """Wraps the handlers of all methods, and knows how many calls of the API are open."""
+
+    def __init__(self) -> None:
+        self._open_calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def wait_until_idle(self) -> None:
+        """Return once no call of the API is open."""
+        await self._idle.wait()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._open_calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._open_calls -= 1
+            if not self._open_calls:
+                self._idle.set()
 
     async def intercept_service(
         self,
@@ -40,39 +62,43 @@ class RequestInterceptor(aio.ServerInterceptor):
             return handler
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                _wrap_unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+                self._wrap_unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
             )
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
-                _wrap_stream(method, handler.stream_stream), handler.request_deserializer, handler.response_serializer
+                self._wrap_stream(method, handler.stream_stream),
+                handler.request_deserializer,
+                handler.response_serializer,
             )
         raise RuntimeError(f"{method} is of a kind that no wrapper is written for. This is a bug.")
 
+    def _wrap_unary(
+        self, method: str, behaviour: Callable[[Any, _Context], Awaitable[Any]]
+    ) -> Callable[..., Awaitable[Any]]:
+        async def wrapped(request: object, context: _Context) -> Any:  # noqa: ANN401 - any response
+            with self._counted():
+                call = _Call(method, context)
+                try:
+                    response = await behaviour(request, context)
+                except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
+                    await call.fail(error)
+                call.log("OK")
+                return response
 
-def _wrap_unary(method: str, behaviour: Callable[[Any, _Context], Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def wrapped(request: object, context: _Context) -> Any:  # noqa: ANN401 - any response
-        call = _Call(method, context)
-        try:
-            response = await behaviour(request, context)
-        except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
-            await call.fail(error)
-        call.log("OK")
-        return response
+        return wrapped
 
-    return wrapped
+    def _wrap_stream(self, method: str, behaviour: Callable[[Any, _Context], AsyncIterator[Any]]) -> Callable[..., Any]:
+        async def wrapped(requests: object, context: _Context) -> AsyncIterator[Any]:
+            with self._counted():
+                call = _Call(method, context)
+                try:
+                    async for response in behaviour(requests, context):
+                        yield response
+                except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
+                    await call.fail(error)
+                call.log("OK")
 
-
-def _wrap_stream(method: str, behaviour: Callable[[Any, _Context], AsyncIterator[Any]]) -> Callable[..., Any]:
-    async def wrapped(requests: object, context: _Context) -> AsyncIterator[Any]:
-        call = _Call(method, context)
-        try:
-            async for response in behaviour(requests, context):
-                yield response
-        except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
-            await call.fail(error)
-        call.log("OK")
-
-    return wrapped
+        return wrapped
 
 
 class _Call:

@@ -77,7 +77,8 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
         ClipSearchError: the server cannot start; the message says what to do.
     """
     stop = _stop_signal()
-    server = _make_server(options.limits)
+    requests = RequestInterceptor()
+    server = _make_server(options.limits, requests)
     address = _bind(server, options)
     bundle = await asyncio.to_thread(Bundle.open, options.bundle)
     catalog = await _open_catalog(bundle, options)
@@ -89,7 +90,7 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
         await stop.wait()
         _LOG.info("stopping: finishing calls in flight, at most %.0f s", options.drain_seconds)
         await health_service.enter_graceful_shutdown()
-        await server.stop(options.drain_seconds)
+        await _drain(server, requests, options.drain_seconds)
         await _snapshot_all(catalog)
     finally:
         await server.stop(0)
@@ -104,9 +105,9 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-def _make_server(limits: Limits) -> aio.Server:
+def _make_server(limits: Limits, requests: RequestInterceptor) -> aio.Server:
     return aio.server(
-        interceptors=[RequestInterceptor()],
+        interceptors=[requests],
         options=[
             ("grpc.max_receive_message_length", limits.message_bytes_max),
             ("grpc.max_send_message_length", limits.message_bytes_max),
@@ -197,6 +198,16 @@ def _service_names() -> list[str]:
 async def _set_serving(health_service: health.aio.HealthServicer) -> None:
     for name in ("", *_service_names()):
         await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+
+async def _drain(server: aio.Server, requests: RequestInterceptor, seconds: float) -> None:
+    """Refuse new calls and wait for those of the API; open health watches would otherwise use up the whole time."""
+    stopping = asyncio.create_task(server.stop(seconds))
+    idle = asyncio.create_task(requests.wait_until_idle())
+    await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+    idle.cancel()
+    await server.stop(0)
+    await stopping
 
 
 async def _snapshot_all(catalog: Catalog) -> None:

@@ -105,6 +105,12 @@ def _check(image: Content, labels: Sequence[str], templates: Sequence[str], limi
         if len(label) > limits.text_chars_max:
             raise InvalidArgumentError(f"labels[{number}]", f"is longer than {limits.text_chars_max:,} characters.")
         seen.add(label)
+    label_chars_max = max(map(len, labels))
     for number, template in enumerate(templates):
-        if _PLACEHOLDER not in template:
+        places = template.count(_PLACEHOLDER)
+        if not places:
             raise InvalidArgumentError(f"templates[{number}]", "has no {} where the label goes.")
+        if len(template) + places * (label_chars_max - len(_PLACEHOLDER)) > limits.text_chars_max:
+            raise InvalidArgumentError(
+                f"templates[{number}]", f"is longer than {limits.text_chars_max:,} characters with the longest label."
+            )

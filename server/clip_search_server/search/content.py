@@ -1,16 +1,19 @@
 """What a query part or an item is made of, and how it becomes a vector; knows nothing of protobuf."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.encoder import Encoder, Vector
-from clip_search_server.errors import InvalidArgumentError, NotFoundError
+from clip_search_server.errors import ClipSearchError, InternalError, InvalidArgumentError, NotFoundError
 from clip_search_server.search.collection import AsyncCollection
 
 __all__ = ["Content", "ImageContent", "ItemContent", "TextContent", "VectorContent", "content_digest", "embed_content"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,22 @@ async def embed_content(
         InvalidArgumentError: with the field of the content's kind: `text`, `image`, `vector` or `item_id`.
         NotFoundError: no item has the id.
         ResourceExhaustedError, DeadlineExceededError, UnavailableError: see `Batcher.submit`.
+        InternalError: the model failed on this input.
     """
+    try:
+        return await _embed(content, encoder, collection, urgency)
+    except ClipSearchError:
+        raise
+    except Exception as error:
+        _LOG.exception("%s could not be embedded", type(content).__name__)
+        raise InternalError("The input could not be embedded; the server's log says why.") from error
+
+
+async def _embed(content: Content, encoder: Encoder, collection: AsyncCollection | None, urgency: Urgency) -> Vector:
     match content:
         case TextContent(text):
+            if not text:
+                raise InvalidArgumentError("text", "is empty.")
             return await encoder.embed_text(text, urgency)
         case ImageContent(data):
             return await encoder.embed_image(data, urgency)
@@ -83,7 +99,10 @@ async def embed_content(
         case ItemContent(item_id):
             if collection is None:
                 raise InvalidArgumentError("item_id", "is not accepted here; send a text, an image or a vector.")
-            (item,) = await collection.get([item_id])
+            try:
+                (item,) = await collection.get([item_id])
+            except InvalidArgumentError as error:
+                raise InvalidArgumentError("item_id", error.description) from error
             if item is None:
                 raise NotFoundError(f"item_id: no item has the id {item_id!r}.")
             return item.vector
@@ -97,4 +116,4 @@ def _unit_vector(vector: Vector, dim: int) -> Vector:
     length = float(np.linalg.norm(vector.astype(np.float64)))
     if length == 0:
         raise InvalidArgumentError("vector", "is zero, so it has no direction.")
-    return (vector / length).astype(np.float32)
+    return (vector.astype(np.float64) / length).astype(np.float32)

@@ -112,6 +112,17 @@ async def test_bulk_entries_age(make: Callable[..., Batcher[int, int]], tower: T
     assert tower.batches == [[0], [1], [9]]
 
 
+async def test_old_bulk_entries_do_not_starve_people(make: Callable[..., Batcher[int, int]], tower: Tower) -> None:
+    """Where every bulk entry is over age, interactive entries still get every other batch."""
+    batcher = make(batch_size_max=1, bulk_wait_seconds_max=0.0)
+    first = await held(batcher, tower)
+    tasks = [*queue_up(batcher, 1, 2, 3, urgency=BULK), *queue_up(batcher, 8, 9)]
+    await asyncio.sleep(0)
+    tower.gate.set()
+    await asyncio.gather(first, *tasks)
+    assert tower.batches == [[0], [1], [8], [2], [9], [3]]
+
+
 async def test_only_one_group_shares_a_batch(make: Callable[..., Batcher[int, int]], tower: Tower) -> None:
     """Entries of different groups never meet in a batch, and none is lost or reordered within its group."""
     batcher = make(group=lambda number: number % 2)

@@ -14,6 +14,7 @@ CODES = {
     "SpaceMismatchError": code_pb2.FAILED_PRECONDITION,
     "UnavailableError": code_pb2.UNAVAILABLE,
     "DataLossError": code_pb2.DATA_LOSS,
+    "InternalError": code_pb2.INTERNAL,
     "UnimplementedError": code_pb2.UNIMPLEMENTED,
 }
 
