@@ -48,7 +48,7 @@ def augment(rgba: Tensor, size: int, generator: torch.Generator) -> Tensor:
 def _transform(pixels: Tensor, size: int, uniform: "Uniform") -> Tensor:  # type: ignore[name-defined]  # noqa: F821
     """Rotate, scale, stretch and shift; a part of the drawing may leave the frame a little."""
     angle = uniform(-0.25, 0.25) * (uniform(0, 1) < 0.6).float()  # noqa: PLR2004
-    scale_x = uniform(0.92, 1.45)
+    scale_x = uniform(0.92, 1.7)
     scale_y = scale_x * uniform(0.9, 1.1)
     cosine, sine = angle.cos(), angle.sin()
     row_x = torch.stack([cosine * scale_x, -sine * scale_x, uniform(-0.18, 0.18)], dim=1)

@@ -57,6 +57,7 @@ class Recipe:
     average_decay: float = 0.998
     clipart_weight: float = 0.5
     hold_out_validation: bool = True
+    own_share: float = 0.6  # of a caption's target, on the concept it was made for; the rest on all that it fits
 
 
 def held_out_phrases() -> set[str]:
@@ -67,7 +68,14 @@ def held_out_phrases() -> set[str]:
 
 #: The second round goes on from the first one's weights, at full size, and sees the validation style too.
 SECOND_ROUND = Recipe(
-    seed=20261124, text_share=0.0, learning_rate=7e-4, small_share=0.0, extra_captions=96, hold_out_validation=False
+    seed=20261124,
+    text_share=0.08,
+    text_learning_rate=6e-4,
+    learning_rate=6e-4,
+    small_share=0.0,
+    extra_captions=96,
+    hold_out_validation=False,
+    clipart_weight=0.3,
 )
 
 
@@ -105,26 +113,30 @@ class Data:
         """Return ids int64 (texts, length), zero-padded behind the end token."""
         return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(texts)])
 
-    def captions(self, numbers: list[int], rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Return ids (captions, length) of one caption a concept, and bool (captions, concepts): whom each fits."""
+    def captions(self, numbers: list[int], own_share: float, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Return ids (captions, length) of one caption a concept, and targets (captions, concepts).
+
+        A row of the targets adds up to 1: `own_share` on the concept the caption was made for, because what is called
+        "pizza" should be found before what merely has some; the rest evenly on every concept that it fits.
+        """
         drawn = [self.sampler.sample(number, rng) for number in numbers]
-        fits = torch.zeros(len(drawn), len(self.sampler.concepts), dtype=torch.bool)
+        targets = torch.zeros(len(drawn), len(self.sampler.concepts))
         for row, (_, carriers) in enumerate(drawn):
-            fits[row, list(carriers)] = True
-        return self.tokenize([text for text, _ in drawn]), fits
+            targets[row, list(carriers)] = (1 - own_share) / len(carriers)
+            targets[row, numbers[row]] += own_share
+        return self.tokenize([text for text, _ in drawn]), targets
 
 
-def several_positives(logits: Tensor, positive: Tensor) -> Tensor:
-    """Return the mean cross-entropy against a uniform target over each row's positives; rows without any are left out.
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy against each row's targets, scaled to add up to 1; empty rows are left out.
 
     Args:
         logits: (rows, candidates).
-        positive: bool (rows, candidates).
+        targets: non-negative (rows, candidates).
     """
-    log_probabilities = F.log_softmax(logits, dim=-1)
-    counts = positive.sum(-1)
-    per_row = -(log_probabilities * positive).sum(-1) / counts.clamp(min=1)
-    return per_row[counts > 0].mean()
+    totals = targets.sum(-1)
+    per_row = -(F.log_softmax(logits, dim=-1) * targets).sum(-1) / totals.clamp(min=1e-12)
+    return per_row[totals > 0].mean()
 
 
 class Trainer:
@@ -218,10 +230,10 @@ class Trainer:
 
     def _text_step(self) -> Tensor:
         drawn = self.numpy.choice(len(self.data.concept_weights), self.recipe.text_batch, p=self.data.concept_weights)
-        ids, fits = self.data.captions(drawn.tolist(), self.random)
+        ids, targets = self.data.captions(drawn.tolist(), self.recipe.own_share, self.random)
         with torch.autocast("cpu", torch.bfloat16):
             embeddings = self.model.encode_text(ids)
-        return several_positives(self._prototype_logits(embeddings), fits)
+        return cross_entropy(self._prototype_logits(embeddings), targets)
 
     def _joint_step(self) -> Tensor:
         recipe, data = self.recipe, self.data
@@ -232,17 +244,16 @@ class Trainer:
         pictures = ((pictures - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         numbers = data.concept_of[chosen]
         extra = self.numpy.choice(len(data.concept_weights), recipe.extra_captions, p=data.concept_weights)
-        ids, fits = data.captions(numbers.tolist() + extra.tolist(), self.random)
+        ids, targets = data.captions(numbers.tolist() + extra.tolist(), recipe.own_share, self.random)
         with torch.autocast("cpu", torch.bfloat16):
             image = self.model.encode_image(pictures)
             text = self.model.encode_text(ids)
         self.pictures_seen += len(chosen)
         logits = self.model.logit_scale.exp() * (image @ text.T)  # (pictures, captions)
-        right = fits[:, numbers].T
-        contrastive = (several_positives(logits, right) + several_positives(logits.T, right.T)) / 2
-        own = F.one_hot(numbers, len(data.sampler.concepts)).bool()
-        prototype = several_positives(self._prototype_logits(image), own)
-        prototype = prototype + several_positives(self._prototype_logits(text), fits)
+        right = targets[:, numbers].T  # (pictures, captions)
+        contrastive = (cross_entropy(logits, right) + cross_entropy(logits.T, right.T)) / 2
+        prototype = F.cross_entropy(self._prototype_logits(image), numbers)
+        prototype = prototype + cross_entropy(self._prototype_logits(text), targets)
         return contrastive + recipe.prototype_weight * prototype / 2
 
     def averaged_model(self) -> Clip:
