@@ -80,7 +80,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     drain_seconds: float,
     insecure: bool,  # noqa: FBT001 - likewise
     log_level: str,
-    **limits: int,
+    **limit_values: int,
 ) -> None:
     """Serve a model and its index over gRPC.
 
@@ -90,6 +90,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    limits = Limits(**limit_values)
     options = ServerOptions(
         bundle=bundle,
         data=data,
@@ -97,8 +98,8 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         device=device,
         insecure=insecure,
         drain_seconds=drain_seconds,
-        index=_index_settings(Limits(**limits), durability=durability, tail_rows_max=segment_rows),
-        limits=Limits(**limits),
+        index=_index_settings(limits, durability=durability, tail_rows_max=segment_rows),
+        limits=limits,
     )
     try:
         asyncio.run(run_server(options, announce=lambda address: click.echo(f"listening on {address}")))

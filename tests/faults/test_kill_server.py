@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from clip_search.v1 import content_pb2, index_pb2, item_pb2
-from clip_search_export.exporter import export
 from demo.server_process import ServerProcess
 from tests.integration.stubs import SECONDS, Client, stored
 
@@ -23,14 +22,6 @@ DIM = 192
 LATENT_DIM = 5
 SURFACE = np.random.default_rng(3).standard_normal((LATENT_DIM, DIM))
 OPTIONS = ["--segment-rows", "64"]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model's bundle."""
-    folder = tmp_path_factory.mktemp("model") / "bundle"
-    export("demo", folder)
-    return folder
 
 
 def requests(source: random.Random, first: int) -> Iterator[index_pb2.IngestRequest]:

@@ -8,18 +8,9 @@ import grpc
 import pytest
 from PIL import Image
 
-from clip_search_export.exporter import export
 from demo.server_process import ServerProcess
 
 Png = Callable[..., bytes]
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model's bundle."""
-    folder = tmp_path_factory.mktemp("model") / "bundle"
-    export("demo", folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
