@@ -32,3 +32,8 @@ class Limits:
     queue_length_max: int = 1_024
     ingest_streams_max: int = 16
     collections_max: int = 64
+
+    @property
+    def waiting_per_request(self) -> int:
+        """How many inputs of one request wait for a tower at a time, so that none fills the queue alone."""
+        return max(1, min(128, self.queue_length_max // 4))

@@ -55,6 +55,17 @@ def test_an_upsert_replaces_and_may_keep_the_vector(client: Client, png: Png) ->
     assert client.search(image(png("red")), limit=1).hits[0].score == pytest.approx(1, abs=1e-5)
 
 
+def test_an_item_may_keep_the_vector_it_got_a_moment_before(client: Client, png: Png) -> None:
+    """Within one stream, in its order: new content, then new words for the same item."""
+    requests = [
+        index_pb2.IngestRequest(index=0, item=item_pb2.Item(id="x", content=image(png("red")), text="first")),
+        index_pb2.IngestRequest(index=1, item=item_pb2.Item(id="x", text="last")),
+    ]
+    assert all(result.HasField("stored") for result in client.ingest(requests))
+    assert get(client, "x").items[0].text == "last"
+    assert client.search(image(png("red")), limit=1).hits[0].id == "x"
+
+
 def test_one_bad_item_leaves_its_neighbours(client: Client, png: Png) -> None:
     """Good items are stored, the bad one is reported at its place with its field."""
     items = [
@@ -143,21 +154,31 @@ def test_pages_show_every_item_once_in_byte_order(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "request_", "code"),
+    ("method", "request_", "field"),
     [
-        ("Delete", index_pb2.DeleteRequest(), "INVALID_ARGUMENT"),
-        ("Delete", index_pb2.DeleteRequest(filter=filter_pb2.Filter()), "UNIMPLEMENTED"),
-        ("GetItems", index_pb2.GetItemsRequest(), "INVALID_ARGUMENT"),
-        ("ListItems", index_pb2.ListItemsRequest(page_token="%%%"), "INVALID_ARGUMENT"),
-        ("ListItems", index_pb2.ListItemsRequest(page_size=1001), "INVALID_ARGUMENT"),
-        ("Upsert", index_pb2.UpsertRequest(), "INVALID_ARGUMENT"),
+        ("Delete", index_pb2.DeleteRequest(), "ids"),
+        ("Delete", index_pb2.DeleteRequest(ids=index_pb2.Ids(ids=["x", "y" * 513])), "ids.ids[1]"),
+        ("GetItems", index_pb2.GetItemsRequest(), "ids"),
+        ("GetItems", index_pb2.GetItemsRequest(ids=["x", "x", ""]), "ids[2]"),
+        ("ListItems", index_pb2.ListItemsRequest(page_token="%%%"), "page_token"),
+        ("ListItems", index_pb2.ListItemsRequest(page_token="eHh4" * 200), "page_token"),
+        ("ListItems", index_pb2.ListItemsRequest(page_size=1001), "page_size"),
+        ("Upsert", index_pb2.UpsertRequest(), "items"),
     ],
 )
-def test_bad_requests_are_refused(client: Client, method: str, request_: Message, code: str) -> None:
-    """Requests that cannot be meant are errors, never done half."""
+def test_bad_requests_are_refused(client: Client, method: str, request_: Message, field: str) -> None:
+    """Requests that cannot be meant are errors that name the field, never done half."""
     with pytest.raises(grpc.RpcError) as refused:
         getattr(client.index, method)(request_, timeout=SECONDS)
-    assert refused.value.code() == grpc.StatusCode[code]
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert violated_field(refused.value) == field
+
+
+def test_deleting_by_a_filter_is_not_served_yet(client: Client) -> None:
+    """It is said, and nothing is deleted."""
+    with pytest.raises(grpc.RpcError) as refused:
+        client.index.Delete(index_pb2.DeleteRequest(filter=filter_pb2.Filter()), timeout=SECONDS)
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize(

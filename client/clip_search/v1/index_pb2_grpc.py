@@ -100,8 +100,9 @@ class IndexServiceServicer:
         twice in one request, the last wins.
 
         Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-        FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full;
-        google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
+        FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full, or
+        items arrive faster than they can be indexed; nothing was stored, and google.rpc.RetryInfo and the trailer
+        `grpc-retry-pushback-ms` say when to try again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,8 +46,9 @@ class IndexServiceStub:
     twice in one request, the last wins.
 
     Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-    FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full;
-    google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
+    FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full, or
+    items arrive faster than they can be indexed; nothing was stored, and google.rpc.RetryInfo and the trailer
+    `grpc-retry-pushback-ms` say when to try again).
     """
     Ingest: _grpc.StreamStreamMultiCallable[_index_pb2.IngestRequest, _index_pb2.IngestResponse]
     """Stores a stream of items of any length, answering each once it is durable, in any order. Of the same id, the last
@@ -103,8 +104,9 @@ class IndexServiceAsyncStub(IndexServiceStub):
     twice in one request, the last wins.
 
     Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-    FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full;
-    google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
+    FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full, or
+    items arrive faster than they can be indexed; nothing was stored, and google.rpc.RetryInfo and the trailer
+    `grpc-retry-pushback-ms` say when to try again).
     """
     Ingest: _aio.StreamStreamMultiCallable[_index_pb2.IngestRequest, _index_pb2.IngestResponse]  # type: ignore[assignment]
     """Stores a stream of items of any length, answering each once it is durable, in any order. Of the same id, the last
@@ -163,8 +165,9 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         twice in one request, the last wins.
 
         Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-        FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full;
-        google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
+        FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full, or
+        items arrive faster than they can be indexed; nothing was stored, and google.rpc.RetryInfo and the trailer
+        `grpc-retry-pushback-ms` say when to try again).
         """
 
     @_abc_1.abstractmethod

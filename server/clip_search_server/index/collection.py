@@ -11,6 +11,7 @@ import numpy.typing as npt
 from clip_search_server.errors import (
     DataLossError,
     InvalidArgumentError,
+    NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
 )
@@ -161,11 +162,16 @@ class Collection:
         """Number of the newest write that reads can see."""
         return self._state.view.sequence
 
-    def upsert(self, records: Sequence[Record]) -> UpsertOutcome:
+    def upsert(self, records: Sequence[Record], *, patience_seconds: float | None = None) -> UpsertOutcome:
         """Store records in one transaction, each replacing the item of its id; of the same id twice, the last wins.
 
         A record that is refused never fails its neighbours: its place in the outcome holds the error, whose field is
         relative to the record.
+
+        Args:
+            records: what to store.
+            patience_seconds: how long to wait for room, see `wait_for_room`; by default the settings'
+                `throttle_seconds_max`.
 
         Raises:
             InvalidArgumentError: too many records in one call; nothing was written.
@@ -174,7 +180,11 @@ class Collection:
         """
         check_count(len(records), "records", self._settings.records_max)
         checked = [checked_record(record, dim=self.dim, settings=self._settings) for record in records]
-        self._wait_for_room()
+        seconds_max = self._settings.throttle_seconds_max
+        if not self.wait_for_room(seconds_max if patience_seconds is None else patience_seconds):
+            raise ResourceExhaustedError(
+                "items arrive faster than they can be indexed; send them more slowly", retry_after_seconds=seconds_max
+            )
 
         def put_all(transaction: Transaction) -> UpsertOutcome:
             outcomes = [_put(transaction, record) for record in checked]
@@ -182,6 +192,14 @@ class Collection:
             return UpsertOutcome(results, transaction.sequence, replaced)
 
         return self._writer.run(put_all)
+
+    def wait_for_room(self, seconds_max: float) -> bool:
+        """Wait while the exact tail is over its bound because items arrive faster than segments are built.
+
+        Returns:
+            Whether there is room now.
+        """
+        return self._state.wait_for_tail_below(_TAIL_OVERRUN * self._settings.tail_rows_max, seconds_max=seconds_max)
 
     def delete(self, item_ids: Sequence[str]) -> DeleteOutcome:
         """Delete items in one transaction; ids without an item are passed over.
@@ -328,14 +346,6 @@ class Collection:
                 f"no generation could be published ({error}); the ones before still stand"
             ) from error
 
-    def _wait_for_room(self) -> None:
-        rows_max = _TAIL_OVERRUN * self._settings.tail_rows_max
-        seconds_max = self._settings.throttle_seconds_max
-        if not self._state.wait_for_tail_below(rows_max, seconds_max=seconds_max):
-            raise ResourceExhaustedError(
-                "items arrive faster than they can be indexed; send them more slowly", retry_after_seconds=seconds_max
-            )
-
     def _read(self, read: Callable[[], _Result]) -> _Result:
         try:
             return read()
@@ -361,14 +371,16 @@ def _identity_of(directory: Path, *, dim: int, space_id: str) -> Identity:
     return check_store(path, space_id=space_id, dim=dim)
 
 
-def _put(transaction: Transaction, record: Record | InvalidArgumentError) -> tuple[int | InvalidArgumentError, bool]:
+def _put(
+    transaction: Transaction, record: Record | InvalidArgumentError
+) -> tuple[int | InvalidArgumentError | NotFoundError, bool]:
     """Store a record; return its sequence number or why it was refused, and whether its id had an item."""
     if isinstance(record, InvalidArgumentError):
         return record, False
     replaced = transaction.contains(record.id)
     try:
         return transaction.put(record), replaced
-    except InvalidArgumentError as error:
+    except NotFoundError as error:
         return error, False
 
 

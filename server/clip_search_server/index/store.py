@@ -14,7 +14,7 @@ from typing import cast
 
 import apsw
 
-from clip_search_server.errors import DataLossError, InvalidArgumentError, UnavailableError
+from clip_search_server.errors import DataLossError, NotFoundError, UnavailableError
 from clip_search_server.index.files import sync_file
 from clip_search_server.index.rows import ItemRow, crc_of
 from clip_search_server.index.settings import Durability
@@ -79,15 +79,17 @@ class Transaction:
     def put(self, record: Record) -> int:
         """Store a record whose vector, if it has one, is of unit length; return its sequence number.
 
-        A vector equal to the stored one keeps its label, so that nothing changes in memory.
+        A vector equal to the stored one keeps its label, so that nothing changes in memory. Without a vector the item
+        keeps its own, and with it the digest of what that was made from.
 
         Raises:
-            InvalidArgumentError: there is no vector, neither given nor stored.
+            NotFoundError: there is no vector, neither given nor stored.
         """
         key = record.id.encode()
-        old = self._label_of(key)
+        old, old_digest = self._label_and_digest_of(key)
         if record.vector is None and old is None:
-            raise InvalidArgumentError("vector", f"is needed because no item {record.id!r} exists yet")
+            raise NotFoundError(f"content: is unset, and no item {record.id!r} is stored whose vector could be kept.")
+        digest = old_digest if record.vector is None else record.content_digest
         self.sequence += 1
         if old is not None and (record.vector is None or self._has_vector(old, record.vector)):
             label = old
@@ -95,7 +97,7 @@ class Transaction:
             self._connection.execute("DELETE FROM thumbnails WHERE label = ?", (old,))
         else:
             label = self._replace_vector(old, record)
-        row = ItemRow(label, key, self.sequence, record.attributes, record.text.encode(), record.content_digest)
+        row = ItemRow(label, key, self.sequence, record.attributes, record.text.encode(), digest)
         self._connection.execute(
             "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?)",
             (label, key, row.sequence, row.attributes, row.text, row.content_digest, row.crc()),
@@ -107,20 +109,20 @@ class Transaction:
 
     def contains(self, item_id: str) -> bool:
         """Return whether there is an item of this id."""
-        return self._label_of(item_id.encode()) is not None
+        return self._label_and_digest_of(item_id.encode())[0] is not None
 
     def remove(self, item_id: str) -> bool:
         """Delete an item; return whether there was one."""
-        old = self._label_of(item_id.encode())
+        old, _ = self._label_and_digest_of(item_id.encode())
         if old is None:
             return False
         self.sequence += 1
         self._drop(old)
         return True
 
-    def _label_of(self, key: bytes) -> int | None:
-        row = self._connection.execute("SELECT label FROM items WHERE id = ?", (key,)).get
-        return cast("int | None", row)
+    def _label_and_digest_of(self, key: bytes) -> tuple[int | None, bytes]:
+        row = self._connection.execute("SELECT label, content_digest FROM items WHERE id = ?", (key,)).get
+        return cast("tuple[int, bytes] | None", row) or (None, b"")
 
     def _has_vector(self, label: int, vector: FloatArray) -> bool:
         # A damaged row counts as different, so that writing an item again heals it.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clip_search_server.errors import InvalidArgumentError
+from clip_search_server.errors import InvalidArgumentError, NotFoundError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -23,8 +23,8 @@ class Record:
         attributes: opaque bytes; the index stores them and gives them back.
         text: the item's own words.
         thumbnail: a small encoded picture, or ``b""``.
-        content_digest: SHA-256 of the content the vector was made from, or ``b""``. It is stored as given even where
-            `vector` is None, so a caller that keeps the vector passes the digest on as well.
+        content_digest: SHA-256 of the content the vector was made from, or ``b""``; kept with the vector where that
+            is None.
     """
 
     id: str
@@ -56,7 +56,7 @@ class UpsertOutcome:
     whether its id had an item before.
     """
 
-    results: tuple[int | InvalidArgumentError, ...]
+    results: tuple[int | InvalidArgumentError | NotFoundError, ...]
     sequence: int
     replaced: tuple[bool, ...]
 

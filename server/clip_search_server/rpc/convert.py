@@ -18,7 +18,7 @@ from clip_search_server.limits import Limits
 from clip_search_server.rpc.errors import status_of
 from clip_search_server.search.attributes import AttributeValue, decode_attributes
 from clip_search_server.search.content import Content, ImageContent, ItemContent, TextContent, VectorContent
-from clip_search_server.search.ingest import Item, ItemOutcome
+from clip_search_server.search.ingest import Item, ItemOutcome, check_id
 from clip_search_server.search.query import Hit, Query, QueryPart
 
 __all__ = [
@@ -42,8 +42,8 @@ def urgency_of(context: aio.ServicerContext[Any, Any], *, bulk: bool = False) ->
     return Urgency(None if remaining is None else time.monotonic() + remaining, bulk=bulk)
 
 
-def content_from(message: content_pb2.Content) -> Content:
-    """Return a content.
+def content_from(message: content_pb2.Content, field: str) -> Content:
+    """Return the content that was sent as `field`.
 
     Raises:
         InvalidArgumentError: no kind is set.
@@ -57,14 +57,7 @@ def content_from(message: content_pb2.Content) -> Content:
             return VectorContent(np.array(message.vector.values, dtype=np.float32))
         case "item_id":
             return ItemContent(message.item_id)
-    raise InvalidArgumentError("", "is empty; set a text, an image, a vector or an item_id.")
-
-
-def _content_at(message: content_pb2.Content, field: str) -> Content:
-    try:
-        return content_from(message)
-    except InvalidArgumentError as error:
-        raise error.within(field) from error
+    raise InvalidArgumentError(field, "is empty; set a text, an image, a vector or an item_id.")
 
 
 def query_from(request: search_pb2.SearchRequest) -> Query:
@@ -79,7 +72,7 @@ def query_from(request: search_pb2.SearchRequest) -> Query:
         raise UnimplementedError("ranking: this release ranks by vector only.")
     parts = [
         QueryPart(
-            _content_at(part.content, f"parts[{number}].content"), part.weight if part.HasField("weight") else 1.0
+            content_from(part.content, f"parts[{number}].content"), part.weight if part.HasField("weight") else 1.0
         )
         for number, part in enumerate(request.parts)
     ]
@@ -103,11 +96,14 @@ def check_ids(ids: Sequence[str], field: str, limits: Limits) -> list[str]:
     """Return `ids` without repetition, in order.
 
     Raises:
-        InvalidArgumentError: there are none or too many.
+        InvalidArgumentError: there are none or too many, or one of them is too long.
     """
-    if not 1 <= len(ids) <= limits.items_per_request_max:
-        raise InvalidArgumentError(field, f"has {len(ids)} ids; 1 to {limits.items_per_request_max} are accepted.")
-    return list(dict.fromkeys(ids))
+    distinct = dict.fromkeys(ids)
+    if not 1 <= len(distinct) <= limits.items_per_request_max:
+        raise InvalidArgumentError(field, f"has {len(distinct)} ids; 1 to {limits.items_per_request_max} are accepted.")
+    for number, item_id in enumerate(ids):
+        check_id(item_id, f"{field}[{number}]", limits)
+    return list(distinct)
 
 
 def item_from(message: item_pb2.Item) -> Item:
@@ -116,7 +112,7 @@ def item_from(message: item_pb2.Item) -> Item:
     Raises:
         InvalidArgumentError: a content or an attribute has no kind.
     """
-    content = _content_at(message.content, "content") if message.HasField("content") else None
+    content = content_from(message.content, "content") if message.HasField("content") else None
     attributes = {name: _attribute_from(name, value) for name, value in message.attributes.items()}
     return Item(message.id, content, attributes, message.text, message.thumbnail)
 

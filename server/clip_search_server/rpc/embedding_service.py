@@ -8,11 +8,12 @@ from grpc import aio
 from clip_search.v1 import content_pb2, embedding_pb2, embedding_pb2_grpc
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.encoder import Encoder
-from clip_search_server.errors import ClipSearchError, InvalidArgumentError
+from clip_search_server.errors import InternalError, InvalidArgumentError
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.convert import content_from, urgency_of, vector_message
 from clip_search_server.rpc.errors import status_of
 from clip_search_server.search.catalog import Catalog
+from clip_search_server.search.concurrency import run_together
 from clip_search_server.search.content import embed_content
 
 __all__ = ["EmbeddingService"]
@@ -36,23 +37,23 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
         encoder = self._catalog.model(request.model)
         # More than a few inputs are a job, not a person waiting.
         urgency = urgency_of(context, bulk=len(request.inputs) > 1)
-        window = asyncio.Semaphore(self._limits.queue_length_max // 4 or 1)
+        window = asyncio.Semaphore(self._limits.waiting_per_request)
 
         async def embed(number: int, content: content_pb2.Content) -> embedding_pb2.EmbedResult:
             async with window:
                 return await _embed(number, content, encoder, urgency)
 
-        results = await asyncio.gather(*(embed(number, content) for number, content in enumerate(request.inputs)))
+        results = await run_together(embed(number, content) for number, content in enumerate(request.inputs))
         return embedding_pb2.EmbedResponse(results=results, space_id=encoder.space_id)
 
 
 async def _embed(
     number: int, message: content_pb2.Content, encoder: Encoder, urgency: Urgency
 ) -> embedding_pb2.EmbedResult:
+    """Embed one input; what is wrong with the input is its result, what ails the server fails the call."""
+    field = f"inputs[{number}]"
     try:
-        vector = await embed_content(content_from(message), encoder, None, urgency)
-    except InvalidArgumentError as error:
-        return embedding_pb2.EmbedResult(error=status_of(error.within(f"inputs[{number}]")))
-    except ClipSearchError as error:
+        vector = await embed_content(content_from(message, field), encoder, None, urgency, field=field)
+    except (InvalidArgumentError, InternalError) as error:
         return embedding_pb2.EmbedResult(error=status_of(error))
     return embedding_pb2.EmbedResult(embedding=vector_message(vector))

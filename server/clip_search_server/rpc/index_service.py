@@ -27,13 +27,15 @@ from clip_search_server.rpc.convert import (
     urgency_of,
 )
 from clip_search_server.search.catalog import Catalog
-from clip_search_server.search.ingest import Ingest, Item, ItemOutcome, run_together, upsert_items
+from clip_search_server.search.concurrency import run_together
+from clip_search_server.search.ingest import Ingest, Item, ItemOutcome, upsert_items
 
 __all__ = ["IndexService"]
 
 _PAGE_SIZE_DEFAULT = 100
 #: Answers of one stream that may wait for the client to read them.
 _ANSWERS_WAITING_MAX = 256
+_NOT_GIVEN_OUT = "is none that ListItems gave out."
 _MEDIA_TYPES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"RIFF", "image/webp"))
 
 _Context = aio.ServicerContext[Any, Any]
@@ -136,13 +138,13 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
                 await add(request)
             pipeline.finish()
 
-        await run_together(feed(), pipeline.run())
+        await run_together([feed(), pipeline.run()])
 
     async def Delete(self, request: index_pb2.DeleteRequest, context: _Context) -> index_pb2.DeleteResponse:
         """Delete items by id."""
         match request.WhichOneof("selection"):
             case "ids":
-                ids = check_ids(request.ids.ids, "ids", self._limits)
+                ids = check_ids(request.ids.ids, "ids.ids", self._limits)
             case "filter":
                 raise UnimplementedError("filter: this release deletes by ids only.")
             case _:
@@ -172,7 +174,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         size = request.page_size or _PAGE_SIZE_DEFAULT
         if size > self._limits.page_size_max:
             raise InvalidArgumentError("page_size", f"is {size}; at most {self._limits.page_size_max} is accepted.")
-        after = _id_of_token(request.page_token)
+        after = _id_of_token(request.page_token, self._limits)
         # One more than wanted tells whether this page is the last.
         found = await self._catalog.collection(request.collection).list_items(after=after, limit=size + 1)
         items = found[:size]
@@ -185,12 +187,12 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         self, request: index_pb2.GetThumbnailsRequest, context: _Context
     ) -> index_pb2.GetThumbnailsResponse:
         """Read the thumbnails that were stored with items."""
-        check_ids(request.ids, "ids", self._limits)
-        thumbnails = await self._catalog.collection(request.collection).thumbnails(request.ids)
+        ids = check_ids(request.ids, "ids", self._limits)
+        thumbnails = await self._catalog.collection(request.collection).thumbnails(ids)
         return index_pb2.GetThumbnailsResponse(
             thumbnails=[
                 index_pb2.Thumbnail(id=item_id, data=data or b"", media_type=_media_type(data or b""))
-                for item_id, data in zip(request.ids, thumbnails, strict=True)
+                for item_id, data in zip(ids, thumbnails, strict=True)
             ]
         )
 
@@ -248,8 +250,12 @@ def _token_of_id(item_id: str) -> str:
     return base64.urlsafe_b64encode(item_id.encode()).decode()
 
 
-def _id_of_token(token: str) -> str:
+def _id_of_token(token: str, limits: Limits) -> str:
+    """Return the id behind a page token, `""` for none."""
     try:
-        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+        after = base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
-        raise InvalidArgumentError("page_token", "is none that ListItems gave out.") from error
+        raise InvalidArgumentError("page_token", _NOT_GIVEN_OUT) from error
+    if len(after.encode()) > limits.id_bytes_max:
+        raise InvalidArgumentError("page_token", _NOT_GIVEN_OUT)
+    return after

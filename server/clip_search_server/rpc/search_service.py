@@ -41,12 +41,8 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         collection, encoder = self._catalog.pair(request.collection, request.model)
         if not request.HasField("image"):
             raise InvalidArgumentError("image", "is unset; send an image, a vector or an item id.")
-        try:
-            image = content_from(request.image)
-        except InvalidArgumentError as error:
-            raise error.within("image") from error
         result = await classify(
-            image,
+            content_from(request.image, "image"),
             request.labels,
             request.templates,
             collection=collection,

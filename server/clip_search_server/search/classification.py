@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from clip_search_server.bundle import Manifest
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.encoder import Encoder, Vector
-from clip_search_server.errors import InvalidArgumentError, NotFoundError
+from clip_search_server.errors import InvalidArgumentError
 from clip_search_server.limits import Limits
 from clip_search_server.search.collection import AsyncCollection
+from clip_search_server.search.concurrency import run_together
 from clip_search_server.search.content import Content, TextContent, embed_content
 
 __all__ = ["Classification", "classify"]
@@ -24,8 +26,6 @@ __all__ = ["Classification", "classify"]
 _PLACEHOLDER = "{}"
 #: Labels times templates may come to this many times the most labels.
 _SENTENCES_PER_LABEL_MAX = 10
-#: Sentences that wait for the tower at a time, so that one request cannot fill its queue.
-_SENTENCES_AT_ONCE = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,18 +57,17 @@ async def classify(
         NotFoundError: the picture is given by an id that no item has.
     """
     _check(image, labels, templates, limits)
-    try:
-        picture = await embed_content(image, encoder, collection, urgency)
-    except InvalidArgumentError as error:
-        raise error.within("image") from error
-    except NotFoundError as error:
-        raise NotFoundError(f"image.{error}") from error
+    picture = await embed_content(image, encoder, collection, urgency, field="image")
     prompts = [template.replace(_PLACEHOLDER, label) for label in labels for template in templates or [_PLACEHOLDER]]
-    sentences = await _embed_all(prompts, encoder, urgency)  # (labels · templates, dim)
-    means = sentences.reshape(len(labels), -1, encoder.dim).mean(axis=1)  # (labels, dim)
+    sentences = await _embed_all(prompts, encoder, urgency, at_once=limits.waiting_per_request)
+    return await asyncio.to_thread(_score, picture, sentences.reshape(len(labels), -1, encoder.dim), encoder.manifest)
+
+
+def _score(picture: Vector, sentences: npt.NDArray[np.float64], manifest: Manifest) -> Classification:
+    """Compare a picture (dim,) with the sentences of each label (labels, templates, dim)."""
+    means = sentences.mean(axis=1)  # (labels, dim)
     classes = means / np.linalg.norm(means, axis=1, keepdims=True)
     similarities = classes @ picture.astype(np.float64)
-    manifest = encoder.manifest
     logits = manifest.logit_scale * similarities
     if manifest.logit_bias is not None:
         return Classification(1 / (1 + np.exp(-(logits + manifest.logit_bias))), similarities, independent=True)
@@ -76,11 +75,14 @@ async def classify(
     return Classification(exponentials / exponentials.sum(), similarities, independent=False)
 
 
-async def _embed_all(texts: Sequence[str], encoder: Encoder, urgency: Urgency) -> npt.NDArray[np.float64]:
+async def _embed_all(
+    texts: Sequence[str], encoder: Encoder, urgency: Urgency, *, at_once: int
+) -> npt.NDArray[np.float64]:
+    """Return unit vectors (texts, dim)."""
     vectors: list[Vector] = []
-    for start in range(0, len(texts), _SENTENCES_AT_ONCE):
-        window = texts[start : start + _SENTENCES_AT_ONCE]
-        vectors.extend(await asyncio.gather(*(encoder.embed_text(text, urgency) for text in window)))
+    for start in range(0, len(texts), at_once):
+        window = texts[start : start + at_once]
+        vectors.extend(await run_together(encoder.embed_text(text, urgency) for text in window))
     return np.stack(vectors).astype(np.float64)
 
 

@@ -4,11 +4,13 @@ Reads and writes have threads of their own, so that a slow disk never holds up a
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from clip_search_server.encoder.encoder import Vector
+from clip_search_server.errors import ResourceExhaustedError
 from clip_search_server.index import (
     Collection,
     CollectionStats,
@@ -25,6 +27,8 @@ __all__ = ["AsyncCollection"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_TURN_SECONDS = 0.5
+
 
 class AsyncCollection:
     """One collection of the index, called from the event loop.
@@ -39,6 +43,8 @@ class AsyncCollection:
         self._readers = ThreadPoolExecutor(read_threads, f"{name}-read")
         # Several, because the index joins writes that come together into one commit.
         self._writers = ThreadPoolExecutor(write_threads, f"{name}-write")
+        # Apart from the writers, so that deletes and snapshots go on while upserts wait for room.
+        self._throttled = ThreadPoolExecutor(1, f"{name}-throttled")
 
     @property
     def dim(self) -> int:
@@ -55,9 +61,26 @@ class AsyncCollection:
         """Number of the newest acknowledged write."""
         return self._index.sequence
 
-    async def upsert(self, records: Sequence[Record]) -> UpsertOutcome:
-        """Store records; durable once it returns."""
-        return await _on(self._writers, self._index.upsert, records)
+    async def upsert(self, records: Sequence[Record], *, patience_seconds: float) -> UpsertOutcome:
+        """Store records; durable once it returns.
+
+        Args:
+            records: what to store.
+            patience_seconds: how long to wait where items arrive faster than they can be indexed; may be infinite.
+
+        Raises:
+            ResourceExhaustedError: the wait was in vain; nothing was written.
+        """
+        patient_until = time.monotonic() + patience_seconds
+        while True:
+            try:
+                return await _on(self._writers, self._index.upsert, records, patience_seconds=0.0)
+            except ResourceExhaustedError:
+                patience_seconds = patient_until - time.monotonic()
+                if patience_seconds <= 0:
+                    raise
+            # In short turns, so that a caller who has given up, or a shutdown, soon frees the thread.
+            await _on(self._throttled, self._index.wait_for_room, min(patience_seconds, _TURN_SECONDS))
 
     async def delete(self, ids: Sequence[str]) -> DeleteOutcome:
         """Delete items; durable once it returns."""
@@ -99,6 +122,7 @@ class AsyncCollection:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
+        self._throttled.shutdown()
         self._writers.shutdown()
         self._readers.shutdown()
         self._index.close()

@@ -61,7 +61,7 @@ def content_digest(content: Content) -> bytes:
 
 
 async def embed_content(
-    content: Content, encoder: Encoder, collection: AsyncCollection | None, urgency: Urgency
+    content: Content, encoder: Encoder, collection: AsyncCollection | None, urgency: Urgency, *, field: str
 ) -> Vector:
     """Return the unit vector (dim,) of `content`.
 
@@ -70,15 +70,20 @@ async def embed_content(
         encoder: the model.
         collection: where an item id is looked up; None where ids are not accepted.
         urgency: when the answer is wanted.
+        field: path of the content in the request, for messages.
 
     Raises:
-        InvalidArgumentError: with the field of the content's kind: `text`, `image`, `vector` or `item_id`.
+        InvalidArgumentError: naming the content's kind below `field`: `text`, `image`, `vector` or `item_id`.
         NotFoundError: no item has the id.
         ResourceExhaustedError, DeadlineExceededError, UnavailableError: see `Batcher.submit`.
         InternalError: the model failed on this input.
     """
     try:
         return await _embed(content, encoder, collection, urgency)
+    except InvalidArgumentError as error:
+        raise error.within(field) from error
+    except NotFoundError as error:
+        raise NotFoundError(f"{field}.{error}") from error
     except ClipSearchError:
         raise
     except Exception as error:

@@ -5,24 +5,28 @@ What waits is bounded: a producer that is faster than the disk or the tower wait
 """
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.encoder import Encoder
-from clip_search_server.errors import ClipSearchError, InvalidArgumentError, NotFoundError
+from clip_search_server.errors import ClipSearchError, InvalidArgumentError
 from clip_search_server.index import Record
 from clip_search_server.limits import Limits
 from clip_search_server.search.attributes import Attributes, encode_attributes
 from clip_search_server.search.collection import AsyncCollection
+from clip_search_server.search.concurrency import run_together
 from clip_search_server.search.content import Content, ItemContent, content_digest, embed_content
 
-__all__ = ["Ingest", "Item", "ItemOutcome", "Stored", "run_together", "upsert_items"]
+__all__ = ["Ingest", "Item", "ItemOutcome", "Stored", "check_id", "upsert_items"]
 
 #: Items of one stream or request that are being embedded or wait for their commit.
 _ITEMS_IN_FLIGHT_MAX = 64
 _ITEMS_PER_COMMIT_MAX = 128
+#: Longest that a request which has stored nothing yet waits for room in the index.
+_PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Ingest:
     """A pipeline for any number of items of one collection.
 
     `answer` is awaited once for each item, in the order of `add`, after the item is durable or refused.
+    `patience_seconds` bounds how long the first item waits where items arrive faster than they can be indexed; once one
+    is stored the rest waits as long as it takes, so that what was begun is either finished or cut off by its caller.
     """
 
     def __init__(
@@ -61,12 +67,15 @@ class Ingest:
         limits: Limits,
         urgency: Urgency,
         answer: Callable[[int, str, ItemOutcome], Awaitable[None]],
+        *,
+        patience_seconds: float = math.inf,
     ) -> None:
         self._collection = collection
         self._encoder = encoder
         self._limits = limits
         self._urgency = urgency
         self._answer = answer
+        self._patience_seconds = patience_seconds
         self._slots = asyncio.Semaphore(_ITEMS_IN_FLIGHT_MAX)
         self._pending: deque[tuple[int, str, asyncio.Task[Record]]] = deque()
         self._arrival = asyncio.Event()
@@ -75,7 +84,7 @@ class Ingest:
     async def add(self, index: int, item: Item) -> None:
         """Start on `item`; waits while too many are in flight. `index` is handed to `answer`."""
         await self._slots.acquire()
-        task = asyncio.create_task(_make_record(item, self._collection, self._encoder, self._limits, self._urgency))
+        task = asyncio.create_task(_make_record(item, self._encoder, self._limits, self._urgency))
         self._pending.append((index, item.id, task))
         self._arrival.set()
 
@@ -88,6 +97,7 @@ class Ingest:
         """Commit and answer items until `finish` was called and nothing is left.
 
         Raises:
+            ResourceExhaustedError: no room came in time; nothing was stored.
             ClipSearchError: the collection as a whole refuses writes. Unanswered items may or may not be stored.
         """
         try:
@@ -113,13 +123,23 @@ class Ingest:
 
     async def _commit(self, ready: list[tuple[int, str, asyncio.Task[Record]]]) -> None:
         records = [task.result() for _, _, task in ready if task.exception() is None]
-        outcomes = iter(await _store(records, self._collection))
+        outcomes = iter(await self._store(records))
         for index, item_id, task in ready:
             error = task.exception()
             if error is not None and not isinstance(error, ClipSearchError):
                 raise error
             await self._answer(index, item_id, next(outcomes) if error is None else error)
             self._slots.release()
+
+    async def _store(self, records: Sequence[Record]) -> list[ItemOutcome]:
+        if not records:
+            return []
+        outcome = await self._collection.upsert(records, patience_seconds=self._patience_seconds)
+        self._patience_seconds = math.inf
+        return [
+            result if isinstance(result, ClipSearchError) else Stored(result, replaced)
+            for result, replaced in zip(outcome.results, outcome.replaced, strict=True)
+        ]
 
 
 async def upsert_items(
@@ -128,6 +148,7 @@ async def upsert_items(
     """Store `items` and return what became of each, in order.
 
     Raises:
+        ResourceExhaustedError: items arrive faster than they can be indexed; nothing was stored.
         ClipSearchError: the collection as a whole refuses writes.
     """
     outcomes: list[ItemOutcome] = []
@@ -135,61 +156,38 @@ async def upsert_items(
     async def collect(_index: int, _item_id: str, outcome: ItemOutcome) -> None:
         outcomes.append(outcome)
 
-    pipeline = Ingest(collection, encoder, limits, urgency, collect)
+    pipeline = Ingest(collection, encoder, limits, urgency, collect, patience_seconds=_PATIENCE_SECONDS)
 
     async def feed() -> None:
         for index, item in enumerate(items):
             await pipeline.add(index, item)
         pipeline.finish()
 
-    await run_together(feed(), pipeline.run())
+    await run_together([feed(), pipeline.run()])
     return outcomes
 
 
-async def run_together(*coroutines: Coroutine[None, None, None]) -> None:
-    """Run `coroutines` side by side until all return; when one raises, cancel the others and raise its error."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for coroutine in coroutines:
-                tasks.create_task(coroutine)
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
-
-
-async def _make_record(
-    item: Item, collection: AsyncCollection, encoder: Encoder, limits: Limits, urgency: Urgency
-) -> Record:
+async def _make_record(item: Item, encoder: Encoder, limits: Limits, urgency: Urgency) -> Record:
     """Validate and embed one item."""
     _check(item, limits)
     attributes = encode_attributes(item.attributes, limits)
     if item.content is None:
-        (present,) = await collection.get([item.id])
-        if present is None:
-            raise NotFoundError(f"content: is unset, and no item {item.id!r} is stored whose vector could be kept.")
-        return Record(item.id, None, attributes, item.text, item.thumbnail, present.content_digest)
+        return Record(item.id, None, attributes, item.text, item.thumbnail)
     if isinstance(item.content, ItemContent):
         raise InvalidArgumentError("content.item_id", "an item is made of a text, an image or a vector.")
-    try:
-        vector = await embed_content(item.content, encoder, collection, urgency)
-    except InvalidArgumentError as error:
-        raise error.within("content") from error
+    vector = await embed_content(item.content, encoder, None, urgency, field="content")
     return Record(item.id, vector, attributes, item.text, item.thumbnail, content_digest(item.content))
 
 
-async def _store(records: Sequence[Record], collection: AsyncCollection) -> list[ItemOutcome]:
-    if not records:
-        return []
-    outcome = await collection.upsert(records)
-    return [
-        result if isinstance(result, ClipSearchError) else Stored(result, replaced)
-        for result, replaced in zip(outcome.results, outcome.replaced, strict=True)
-    ]
+def check_id(item_id: str, field: str, limits: Limits) -> None:
+    """Raise InvalidArgumentError unless `item_id`, sent as `field`, can be an item's id."""
+    id_bytes = len(item_id.encode())
+    if not 1 <= id_bytes <= limits.id_bytes_max:
+        raise InvalidArgumentError(field, f"has {id_bytes} bytes; 1 to {limits.id_bytes_max} are accepted.")
 
 
 def _check(item: Item, limits: Limits) -> None:
-    id_bytes = len(item.id.encode())
-    if not 1 <= id_bytes <= limits.id_bytes_max:
-        raise InvalidArgumentError("id", f"has {id_bytes} bytes; 1 to {limits.id_bytes_max} are accepted.")
+    check_id(item.id, "id", limits)
     if len(item.text) > limits.text_chars_max:
         raise InvalidArgumentError(
             "text", f"has {len(item.text):,} characters; at most {limits.text_chars_max:,} are accepted."

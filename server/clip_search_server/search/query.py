@@ -3,7 +3,6 @@
 score(item) = cosine(item, normalize(Σ weightᵢ · embeddingᵢ))
 """
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ import numpy as np
 
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.encoder import Encoder, Vector
-from clip_search_server.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from clip_search_server.errors import FailedPreconditionError, InvalidArgumentError
 from clip_search_server.index import StoredItem
 from clip_search_server.limits import Limits
 from clip_search_server.search.collection import AsyncCollection
+from clip_search_server.search.concurrency import run_together
 from clip_search_server.search.content import Content, embed_content
 
 __all__ = ["Hit", "Hits", "Query", "QueryPart", "compose", "search"]
@@ -92,8 +92,9 @@ async def compose(
         InvalidArgumentError: a part is bad, or the sum is zero.
         NotFoundError: a part names an item that does not exist.
     """
-    vectors = await asyncio.gather(
-        *(_embed_part(number, part, collection, encoder, urgency) for number, part in enumerate(parts))
+    vectors = await run_together(
+        embed_content(part.content, encoder, collection, urgency, field=f"parts[{number}].content")
+        for number, part in enumerate(parts)
     )
     weights = np.array([part.weight for part in parts], dtype=np.float64)
     total = weights @ np.stack(vectors).astype(np.float64)  # (dim,)
@@ -101,17 +102,6 @@ async def compose(
     if length <= _ZERO_SUM_RATIO * float(np.abs(weights).max()):
         raise InvalidArgumentError("parts", "cancel out: their weighted sum is zero, so it points nowhere.")
     return (total / length).astype(np.float32)
-
-
-async def _embed_part(
-    number: int, part: QueryPart, collection: AsyncCollection, encoder: Encoder, urgency: Urgency
-) -> Vector:
-    try:
-        return await embed_content(part.content, encoder, collection, urgency)
-    except InvalidArgumentError as error:
-        raise error.within(f"parts[{number}].content") from error
-    except NotFoundError as error:
-        raise NotFoundError(f"parts[{number}].content.{error}") from error
 
 
 def _check(query: Query, limit: int, limits: Limits) -> None:

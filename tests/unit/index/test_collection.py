@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import clip_search_server.index
-from clip_search_server.errors import InvalidArgumentError, ResourceExhaustedError, UnavailableError
+from clip_search_server.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError
 from clip_search_server.index import Collection, IndexSettings, Record
 from clip_search_server.index.segment import SegmentEngine
 from clip_search_server.index.types import FloatArray
@@ -73,7 +73,6 @@ def test_of_the_same_id_twice_the_last_wins(open_collection: OpenCollection) -> 
         (Record("", VECTORS[0]), "id"),
         (Record("x" * 513, VECTORS[0]), "id"),
         (Record("\udc80", VECTORS[0]), "id"),
-        (Record("new", None), "vector"),
         (Record("new", VECTORS[0][:-1]), "vector"),
         (Record("new", np.full(DIM, np.nan, dtype=np.float32)), "vector"),
         (Record("new", np.full(DIM, np.inf, dtype=np.float32)), "vector"),
@@ -93,6 +92,15 @@ def test_a_bad_record_never_fails_its_neighbours(open_collection: OpenCollection
     assert second.field == field
     assert (first, third) == (1, 2)
     assert sorted(ids_of(collection.search(QUERY, limit=9))) == ["a", "b"]
+
+
+def test_a_record_that_has_nothing_to_keep_never_fails_its_neighbours(open_collection: OpenCollection) -> None:
+    """No vector and no item to keep it of is an error in its place."""
+    first, second, third = (
+        open_collection().upsert([Record("a", VECTORS[0]), Record("b", None), Record("a", None)]).results
+    )
+    assert (first, third) == (1, 2)
+    assert isinstance(second, NotFoundError)
 
 
 def test_a_record_without_a_vector_keeps_the_present_one(open_collection: OpenCollection) -> None:

@@ -5,7 +5,7 @@ import apsw
 import numpy as np
 import pytest
 
-from clip_search_server.errors import DataLossError, InvalidArgumentError, UnavailableError
+from clip_search_server.errors import DataLossError, NotFoundError, UnavailableError
 from clip_search_server.index import Record
 from clip_search_server.index.reader import StoreReader
 from clip_search_server.index.schema import create_store
@@ -90,18 +90,18 @@ def test_an_equal_vector_keeps_its_label(store: Store) -> None:
 
 
 def test_replacing_an_item_replaces_all_of_it(store: Store, reader: StoreReader) -> None:
-    """What the new record does not have is gone."""
+    """What the new record does not have is gone, but for the vector and the digest of what it was made from."""
     _put(store, Record("a", VECTORS[0], b"attributes", "text", b"thumbnail", b"digest"))
     _put(store, Record("a", None))
     [item] = reader.get(["a"])
     assert item is not None
-    assert (item.attributes, item.text, item.content_digest) == (b"", "", b"")
+    assert (item.attributes, item.text, item.content_digest) == (b"", "", b"digest")
     assert reader.thumbnails(["a"]) == [b""]
 
 
 def test_a_new_item_needs_a_vector(store: Store) -> None:
     """Keeping the vector of an item that does not exist is the caller's mistake and uses up no sequence number."""
-    with store.transaction() as transaction, pytest.raises(InvalidArgumentError, match="no item 'a' exists"):
+    with store.transaction() as transaction, pytest.raises(NotFoundError, match="no item 'a' is stored"):
         transaction.put(Record("a", None))
     assert store.sequence == 0
 
