@@ -223,7 +223,7 @@ class Limits(_message.Message):
     attributes_max: _builtins.int
     """Attributes of one item. Default 64."""
     attributes_bytes_max: _builtins.int
-    """Bytes of all attributes of one item, names included. Default 16,384."""
+    """Bytes of all attributes of one item: names and texts in UTF-8, 8 for any other value. Default 16,384."""
     thumbnail_bytes_max: _builtins.int
     """Bytes of one thumbnail. Default 262,144 (256 KiB)."""
     filter_conditions_max: _builtins.int

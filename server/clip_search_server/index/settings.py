@@ -53,7 +53,7 @@ class IndexSettings:
     ef_search: int = 128
 
     id_bytes_max: int = 512
-    attributes_bytes_max: int = 65_536
+    attributes_bytes_max: int = 131_072
     text_characters_max: int = 32_768
     thumbnail_bytes_max: int = 262_144
     content_digest_bytes_max: int = 64

@@ -34,13 +34,13 @@ def encode_attributes(attributes: Attributes, limits: Limits) -> bytes:
             raise InvalidArgumentError("attributes", "has an empty name.")
         if isinstance(value, float) and math.isnan(value):
             raise InvalidArgumentError(f"attributes[{name!r}]", "is not a number.")
-    tagged = {name: _tag(value) for name, value in attributes.items()}
-    encoded = json.dumps(tagged, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
-    if len(encoded) > limits.attributes_bytes_max:
+    size = sum(len(name.encode()) + _size_bytes(value) for name, value in attributes.items())
+    if size > limits.attributes_bytes_max:
         raise InvalidArgumentError(
-            "attributes", f"take {len(encoded):,} bytes; at most {limits.attributes_bytes_max:,} are accepted."
+            "attributes", f"take {size:,} bytes; at most {limits.attributes_bytes_max:,} are accepted."
         )
-    return encoded
+    tagged = {name: _tag(value) for name, value in attributes.items()}
+    return json.dumps(tagged, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
 def decode_attributes(stored: bytes) -> dict[str, AttributeValue]:
@@ -55,6 +55,17 @@ def decode_attributes(stored: bytes) -> dict[str, AttributeValue]:
         return {name: _untag(tagged) for name, tagged in json.loads(stored).items()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DataLossError(f"Stored attributes cannot be read: {error}") from error
+
+
+def _size_bytes(value: AttributeValue) -> int:
+    """Return what `value` counts, whatever its stored form takes: text as UTF-8, everything else 8 bytes."""
+    match value:
+        case str():
+            return len(value.encode())
+        case tuple():
+            return sum(len(text.encode()) for text in value)
+        case _:
+            return 8
 
 
 def _tag(value: AttributeValue) -> dict[str, object]:

@@ -77,7 +77,7 @@ def test_of_the_same_id_twice_the_last_wins(open_collection: OpenCollection) -> 
         (Record("new", np.full(DIM, np.nan, dtype=np.float32)), "vector"),
         (Record("new", np.full(DIM, np.inf, dtype=np.float32)), "vector"),
         (Record("new", np.zeros(DIM, dtype=np.float32)), "vector"),
-        (Record("new", VECTORS[0], attributes=bytes(65_537)), "attributes"),
+        (Record("new", VECTORS[0], attributes=bytes(131_073)), "attributes"),
         (Record("new", VECTORS[0], text="x" * 32_769), "text"),
         (Record("new", VECTORS[0], text="\ud800"), "text"),
         (Record("new", VECTORS[0], thumbnail=bytes(262_145)), "thumbnail"),

@@ -39,6 +39,14 @@ def test_instants_are_stored_in_utc() -> None:
     assert encode_attributes({"t": berlin}, LIMITS) == encode_attributes({"t": berlin.astimezone(UTC)}, LIMITS)
 
 
+def test_the_bound_counts_names_and_texts_not_their_stored_form() -> None:
+    """Characters that JSON writes as six bytes count as the one that was sent."""
+    limits = Limits(attributes_bytes_max=21)
+    assert len(encode_attributes({"ab": "\x01" * 10, "c": 7}, limits)) > 60
+    with pytest.raises(InvalidArgumentError, match="take 22 bytes; at most 21"):
+        encode_attributes({"ab": "\x01" * 10, "cd": 7}, limits)
+
+
 @pytest.mark.parametrize(
     ("attributes", "field"),
     [
