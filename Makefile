@@ -15,6 +15,7 @@ DEMO_STAMP := $(VENV)/.demo-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
 LOADTEST_STAMP := $(VENV)/.loadtest-stamp
 PARITY_STAMP := $(PARITY_VENV)/.stamp
+BENCH_STAMP := $(PARITY_VENV)/.bench-stamp
 TRAIN_STAMP := $(TRAIN_VENV)/.stamp
 SETUP_INPUTS := pyproject.toml requirements/constraints.txt
 
@@ -85,8 +86,8 @@ proto-baseline: $(DEV_STAMP) ## make the API as it is now the one that later cha
 
 # ── Measurements ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-bench: $(DEV_STAMP) ## every benchmark, one after the other; each ends with one JSON line
-	set -e; for program in bench/bench_*.py; do echo "== $$program"; $(BIN)/python -m "bench.$$(basename $$program .py)" $(ARGS); done
+bench: $(BENCH_STAMP) ## every benchmark, one after the other; each ends with one JSON line
+	set -e; for program in bench/bench_*.py; do echo "== $$program"; $(PARITY_VENV)/bin/python -m "bench.$$(basename $$program .py)"; done
 
 loadtest: $(LOADTEST_STAMP) ## a short headless load test of the demo server, with an HTML report
 	$(BIN)/python -m loadtest.run $(ARGS)
@@ -120,6 +121,12 @@ $(PARITY_STAMP): pyproject.toml requirements/constraints-parity.txt
 	$(PYTHON) -m venv $(PARITY_VENV)
 	$(PARITY_VENV)/bin/python $(PIP_INSTALL) torch==2.13.0
 	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --editable '.[server,export,optimum,train,test]'
+	@touch $@
+
+# The benchmarks' peers are those of the comparison with PyTorch, and more.
+$(BENCH_STAMP): export PIP_CONSTRAINT := $(CURDIR)/requirements/constraints-parity.txt
+$(BENCH_STAMP): $(PARITY_STAMP)
+	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --editable '.[server,export,optimum,train,test,bench]'
 	@touch $@
 
 $(TRAIN_STAMP): $(SETUP_INPUTS)

@@ -1,7 +1,7 @@
 """Time of one short text search over gRPC, beside optimum's text tower on the same weights.
 
-    make parity ARGS=--collect-only      once, for the set-up that has optimum
-    .venv/bin/python -m bench.bench_text_query
+    make .venv-parity/.bench-stamp       once, for the set-up that has optimum
+    .venv-parity/bin/python -m bench.bench_text_query
 
 A ViT-B/32 of true shapes with random weights is exported without torch and served by a real `clip-search serve` with
 1,000 vectors indexed; each query is a text not seen before (so no cache answers it). The peer is what a typical ONNX
@@ -24,13 +24,12 @@ import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
+from bench.optimum_towers import export_towers
 from bench.random_vit import write_checkpoint
 from clip_search.v1 import content_pb2, index_pb2, index_pb2_grpc, item_pb2, search_pb2, search_pb2_grpc
 from demo.server_process import ServerProcess, program
 
-ROOT = Path(__file__).resolve().parent.parent
-WORK = ROOT / ".bench"
-PARITY_PYTHON = ROOT / ".venv-parity/bin/python"
+WORK = Path(__file__).resolve().parent.parent / ".bench"
 QUERIES, WARM_UP = 100, 10
 TOKENS = 8
 RATIO_MAX = 0.4
@@ -71,11 +70,7 @@ class _Peer:
     """optimum's text tower in a session of its own."""
 
     def __init__(self, checkpoint: Path) -> None:
-        graph = WORK / "optimum-text.onnx"
-        if not graph.exists():
-            if not PARITY_PYTHON.exists():
-                sys.exit("optimum is not set up: run `make parity ARGS=--collect-only` first")
-            subprocess.run([PARITY_PYTHON, ROOT / "bench/optimum_text_tower.py", checkpoint, graph], check=True)
+        _, graph = export_towers(checkpoint, WORK / f"{checkpoint.name}-optimum")
         self._session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
         self._tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
         self._tokenizer.enable_padding(length=77, pad_id=49_407)

@@ -77,8 +77,6 @@ def run_demo(report: Report, workspace: Workspace, queries: Sequence[str]) -> No
     report.times()
     if missed := evaluation.shortcomings(by_name, by_phrase, named):
         raise DemoError("\n".join(["the demo model finds too little:", *(f"- {sentence}" for sentence in missed)]))
-    known = ", ".join(sorted(evaluation.KNOWN_MISSES))
-    report.say(f"\nKnown misses of this model among the named queries: {known}")
     report.say(f"\nWhat next? Open {shown(gallery)}, or keep this server up with: make serve", style="bold")
     report.say("This was a toy model trained on emoji; for your photos:")
     report.detail(f"$ {typed('clip-search')} export {MODEL_FOR_PHOTOS} my-bundle")

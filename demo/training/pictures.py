@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import resvg_py
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 #: The style kept out of training to measure progress on; the demo's own style (OpenMoji) is not among the sources.
 VALIDATION_STYLE = "fxemoji"
@@ -27,8 +27,14 @@ ICONIFY_STYLES = (
     "fluent-emoji-flat",
     "fluent-emoji-high-contrast",
     "streamline-emojis",
+    "emojione-monotone",
+    "icon-park",
     VALIDATION_STYLE,
 )
+#: Noto Emoji's line drawings, as they are and over the flattened colours of the drawings in colour.
+LINE_STYLE, INKED_STYLE = "noto-emoji", "noto-inked"
+_LINE_WEIGHT = 400
+_INKED_WEIGHTS = (300, 500)
 _SKIN_TONES = re.compile(r"1F3F[B-F]")
 _REGIONAL_INDICATORS = re.compile(r"1F1[EF][0-9A-F]|1F3F4|1F3F3|1F6A9|1F38C|E00[67]")
 #: Clip art that is a flag, a texture or a stroke of a user interface teaches no words.
@@ -42,6 +48,7 @@ class Drawing(NamedTuple):
     style: str
     svg: str = ""
     raster: bytes = b""
+    line_font: str = ""  # path of a font whose glyph of `key` is drawn alone, or in ink over `svg`
 
 
 def normalize_code_points(hexcode: str) -> str:
@@ -71,6 +78,7 @@ def drawings(folder: Path) -> Iterator[Drawing]:
     records = emoji_records(folder)
     for style in ICONIFY_STYLES:
         yield from _iconify_drawings(folder / "node_modules/@iconify-json" / style, style, records)
+    yield from _line_drawings(folder, records)
     for path in sorted((folder / "node_modules/@lobehub/fluent-emoji-3d/assets").glob("*.webp")):
         key = normalize_code_points(path.stem)
         if key in records:
@@ -100,11 +108,34 @@ def _iconify_drawings(package: Path, style: str, records: dict[str, dict[str, ob
             yield Drawing(key, style, svg=f"{svg}{icon['body']}</svg>")
 
 
+def _line_drawings(folder: Path, records: dict[str, dict[str, object]]) -> Iterator[Drawing]:
+    """Yield the glyphs of single code points; the package spreads them over fonts, listed in its `unicode.json`."""
+    package = folder / "node_modules/@fontsource/noto-emoji"
+    subsets = json.loads((package / "unicode.json").read_text())
+    coloured = {d.key: d.svg for d in _iconify_drawings(folder / "node_modules/@iconify-json/noto", "noto", records)}
+    for key in records:
+        subset = next((name for name, ranges in subsets.items() if _covers(ranges, key)), None)
+        if subset is None:
+            continue
+        font = str(package / f"files/noto-emoji-{subset.strip('[]')}-{{}}-normal.woff")
+        yield Drawing(key, LINE_STYLE, line_font=font.format(_LINE_WEIGHT))
+        if key in coloured:
+            for weight in _INKED_WEIGHTS:
+                yield Drawing(key, INKED_STYLE, svg=coloured[key], line_font=font.format(weight))
+
+
+def _covers(ranges: str, key: str) -> bool:
+    """Tell whether CSS `unicode-range` text covers the single code point `key`; a sequence is never covered."""
+    if "-" in key or key.startswith(("200D", "FE0F")):
+        return False
+    bounds = (part.removeprefix("U+").partition("-") for part in ranges.split(","))
+    return any(int(low, 16) <= int(key, 16) <= int(high or low, 16) for low, _, high in bounds)
+
+
 def render(drawing: Drawing, size: int) -> np.ndarray | None:
     """Return `drawing` as uint8 (size, size, 4), fitted into the square, or None when it cannot be drawn."""
     try:
-        raster = drawing.raster or bytes(resvg_py.svg_to_bytes(svg_string=drawing.svg, width=2 * size))
-        image = Image.open(io.BytesIO(raster)).convert("RGBA")
+        image = _render_line_drawing(drawing, size) if drawing.line_font else _render_colours(drawing, size)
     except (ValueError, OSError, RuntimeError, Image.DecompressionBombError):
         return None
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
@@ -112,6 +143,28 @@ def render(drawing: Drawing, size: int) -> np.ndarray | None:
     square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     pixels = np.asarray(square)  # (size, size, 4)
     return pixels if (pixels[..., 3] > 32).mean() > 0.01 else None  # noqa: PLR2004 - an empty drawing
+
+
+def _render_colours(drawing: Drawing, size: int) -> Image.Image:
+    raster = drawing.raster or bytes(resvg_py.svg_to_bytes(svg_string=drawing.svg, width=2 * size))
+    return Image.open(io.BytesIO(raster)).convert("RGBA")
+
+
+def _render_line_drawing(drawing: Drawing, size: int) -> Image.Image:
+    """Draw the glyph in black, over the coloured drawing without its fine detail when there is one."""
+    font = ImageFont.truetype(drawing.line_font, 2 * size)
+    text = chr(int(drawing.key, 16))
+    left, top, right, bottom = font.getbbox(text)
+    side = int(max(right - left, bottom - top, 1))
+    ink = Image.new("L", (side, side))
+    corner = ((side - right + left) / 2 - left, (side - bottom + top) / 2 - top)
+    ImageDraw.Draw(ink).text(corner, text, font=font, fill=255)
+    image = Image.new("RGBA", (side, side))
+    if drawing.svg:
+        flattened = _render_colours(drawing, size // 2).filter(ImageFilter.MedianFilter(size // 24 * 2 + 1))
+        image = flattened.resize((side, side), Image.Resampling.BICUBIC)
+    image.paste("black", mask=ink)
+    return image
 
 
 def _render_one(arguments: tuple[Drawing, int]) -> np.ndarray | None:

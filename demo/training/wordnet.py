@@ -1,9 +1,11 @@
-"""Reads nouns of WordNet 3.0 in its database format; knows nothing of emoji.
+"""Reads WordNet 3.0 in its database format; knows nothing of emoji.
 
 Format: wndb(5WN). `index.noun` lists for each lemma the byte offsets of its synsets in `data.noun`, commonest sense
 first; a `data.noun` line holds the synset's words, its pointers (`@` = hypernym) and, after `|`, its gloss.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -60,6 +62,24 @@ TOO_GENERAL = frozenset(
 )
 
 
+#: Lexicographer files (lexnames(5WN)) of what can be drawn or done: acts, animals, artifacts, the body, events,
+#: feelings, food, natural objects, people, phenomena, plants, shapes, states, substances, time.
+_EVERYDAY_NOUNS = frozenset({4, 5, 6, 8, 11, 12, 13, 17, 18, 19, 20, 25, 26, 27, 28})
+_FIRST_VERB_FILE, _PERTAINYMS = 29, 1
+#: A definition that only places something in a scientific system, or names one person or place.
+_SPECIALIST = re.compile(r"\b(genus|genera|family|order|species|suborder|subfamily|phylum|born|chemical|acid)\b|\d{3}")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sense as text: its definition, example sentences and words."""
+
+    definition: str
+    examples: tuple[str, ...]
+    is_everyday: bool
+    common_words: tuple[str, ...]  # those that occur in WordNet's hand-tagged texts
+
+
 @dataclass(frozen=True, slots=True)
 class Synset:
     """One sense: its words, the words of its near hypernyms, and its definition."""
@@ -74,6 +94,7 @@ class WordNet:
 
     def __init__(self, folder: Path) -> None:
         """Load `folder` (holding index.noun and data.noun)."""
+        self._folder = folder
         self._data = (folder / "data.noun").read_bytes()
         self._offsets: dict[str, int] = {}
         for line in (folder / "index.noun").read_text().splitlines():
@@ -96,6 +117,30 @@ class WordNet:
             above, parents, _ = self._read(parents[0])
             hypernyms.extend(above)
         return Synset(words, tuple(word for word in hypernyms if word not in TOO_GENERAL), definition)
+
+    def entries(self, part_of_speech: str) -> Iterator[Entry]:
+        """Yield every sense of a part of speech (`noun`, `verb`, `adj`), in the order of the file."""
+        common = set()
+        for line in (self._folder / f"index.{part_of_speech}").read_text().splitlines():
+            fields = line.split()
+            if not line.startswith(" ") and int(fields[-int(fields[2]) - 1]) > 0:  # senses seen in tagged texts
+                common.add(fields[0])
+        for line in (self._folder / f"data.{part_of_speech}").read_text().splitlines():
+            if line.startswith(" "):
+                continue
+            head, _, gloss = line.partition("|")
+            fields = head.split()
+            words = tuple(re.sub(r"\(.*\)", "", word) for word in fields[4 : 4 + 2 * int(fields[3], 16) : 2])
+            definition = re.sub(r"\([^)]*\)", "", gloss.split('"')[0]).strip(" ;")
+            file_number = int(fields[1])
+            is_everyday = file_number in _EVERYDAY_NOUNS or file_number >= _FIRST_VERB_FILE or part_of_speech == "adj"
+            is_everyday = is_everyday and file_number != _PERTAINYMS and not _SPECIALIST.search(definition)
+            yield Entry(
+                definition=definition.split(";")[0],
+                examples=tuple(re.findall(r'"([^"]+)"', gloss)),
+                is_everyday=is_everyday and "@i" not in fields,
+                common_words=tuple(word.replace("_", " ").lower() for word in words if word.lower() in common),
+            )
 
     @cache  # noqa: B019 - one WordNet lives as long as the program
     def _read(self, offset: int) -> tuple[tuple[str, ...], tuple[int, ...], str]:
