@@ -72,7 +72,7 @@ def export(
     """
     check_free(out)
     progress(f"locating {source}")
-    local = locate(source, revision)
+    local = locate(source, revision, progress)
     progress("reading the checkpoint")
     checkpoint = read_checkpoint(local.folder)
     with published_folder(out) as folder:
@@ -99,11 +99,11 @@ def _describe(local: LocalCheckpoint, checkpoint: Checkpoint, precision: Precisi
     """Return the manifest as far as it is known before the towers are written."""
     return Manifest(
         model=ModelRecord(local.source, local.revision, checkpoint.architecture, local.licence),
-        embedding_dim=checkpoint.text.projection.shape[1],
+        embedding_dim=checkpoint.embedding_dim,
         logit_scale=checkpoint.logit_scale,
-        logit_bias=None,
-        context_length=len(checkpoint.text.positions),
-        trim_padding=True,
+        logit_bias=checkpoint.logit_bias,
+        context_length=checkpoint.context_length,
+        trim_padding=checkpoint.trim_padding,
         text_cleaning=checkpoint.text_cleaning,
         text_pooling=checkpoint.text_pooling,
         end_token_id=checkpoint.end_token_id,

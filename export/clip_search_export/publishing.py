@@ -1,15 +1,23 @@
-"""Makes an output folder appear whole or not at all; knows nothing of what is in it."""
+"""Makes an output folder appear whole or not at all; knows nothing of what is in it.
 
+Work is done in `.NAME.*.partial` beside the output, which is locked as long as its process lives. A process that is
+killed outright cannot remove its folder; the next one to write the same output finds it unlocked and does.
+"""
+
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clip_search_export.errors import PublishError
 
 __all__ = ["check_free", "published_folder"]
+
+_SUFFIX = ".partial"
 
 
 @contextmanager
@@ -22,7 +30,9 @@ def published_folder(out: Path) -> Iterator[Path]:
     check_free(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        _remove_abandoned(out)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=_SUFFIX, dir=out.parent))
+        lock = _lock(temporary)
     except OSError as error:
         raise PublishError(f"{out.parent} cannot be written: {error.strerror}.") from error
     try:
@@ -35,6 +45,31 @@ def published_folder(out: Path) -> Iterator[Path]:
     finally:
         # After the rename there is nothing left under this name; after a failure or Ctrl-C there is.
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Remove what processes that were killed have left of the same output."""
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*{_SUFFIX}"):
+        with suppress(OSError):
+            lock = _lock(path)
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder and return the descriptor that holds the lock.
+
+    Raises:
+        OSError: another process holds it, or it is no folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def check_free(out: Path) -> None:

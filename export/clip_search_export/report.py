@@ -22,6 +22,7 @@ def _describe(manifest: Manifest) -> Table:
     table.add_column(overflow="fold")
     preprocessing = manifest.image_preprocessing
     crop = "" if preprocessing.crop == "none" else ", centre crop"
+    bias = "" if manifest.logit_bias is None else f", bias {manifest.logit_bias:.4g}"
     padding = "run at their own length" if manifest.trim_padding else "padded to the context"
     size_bytes = sum(record.size_bytes for record in manifest.files.values())
     versions = ", ".join(f"{name} {version}" for name, version in sorted(manifest.exporter.versions.items()))
@@ -30,7 +31,7 @@ def _describe(manifest: Manifest) -> Table:
         "revision": manifest.model.revision or "-",
         "architecture": manifest.model.architecture,
         "licence": manifest.model.licence or "unknown",
-        "embedding": f"{manifest.embedding_dim} dimensions, logit scale {manifest.logit_scale:.4g}",
+        "embedding": f"{manifest.embedding_dim} dimensions, logit scale {manifest.logit_scale:.4g}{bias}",
         "pictures": f"{preprocessing.size} px, {preprocessing.resize_mode}, {preprocessing.interpolation}{crop}",
         "texts": f"up to {manifest.context_length} tokens, {padding}, cleaning {manifest.text_cleaning}",
         "variants": ", ".join(sorted(manifest.variants)),

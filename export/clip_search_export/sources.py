@@ -1,11 +1,13 @@
 """Finds the checkpoint that a person names: demo model, local folder or hub id; knows nothing of what is in it."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from clip_search_export.errors import SourceError
 from clip_search_export.hub import HUB_ID, download_checkpoint
+from clip_search_export.torch_files import TORCH_SUFFIXES, open_torch_file
 
 __all__ = ["DEMO", "LocalCheckpoint", "locate"]
 
@@ -27,11 +29,17 @@ class LocalCheckpoint:
     licence: str | None
 
 
-def locate(source: str, revision: str | None) -> LocalCheckpoint:
+def locate(source: str, revision: str | None, progress: Callable[[str], None] = lambda _step: None) -> LocalCheckpoint:
     """Bring the checkpoint named `source` onto this machine.
+
+    Args:
+        source: `demo`, a local folder or a hub id.
+        revision: a branch, tag or commit of the hub repository; None is its main branch.
+        progress: is told each large file as its download starts.
 
     Raises:
         SourceError: it is nothing that exists, or it cannot be fetched; the message says what to do.
+        CheckpointError: it is a single file in a format that is not read; the message says what to use instead.
     """
     if source == DEMO:
         return _locate_demo()
@@ -40,8 +48,12 @@ def locate(source: str, revision: str | None) -> LocalCheckpoint:
         if revision is not None:
             raise SourceError(f"{source} is a local folder and has no revisions: leave --revision out.")
         return LocalCheckpoint(folder.resolve().name, None, folder, _read_licence(folder))
+    if source and folder.is_file():
+        if folder.suffix in TORCH_SUFFIXES:
+            open_torch_file(folder)
+        raise SourceError(f"{source} is a file: give the folder that holds it together with its configuration.")
     if HUB_ID.fullmatch(source):
-        download = download_checkpoint(source, revision)
+        download = download_checkpoint(source, revision, progress)
         return LocalCheckpoint(source, download.revision, download.folder, _read_licence(download.folder))
     raise SourceError(f"{source} is neither a folder nor a hub id (owner/name) nor {DEMO!r}.")
 

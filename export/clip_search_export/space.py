@@ -3,12 +3,13 @@
 The digest covers what decides a vector: every weight (as float32, under the layout-independent names of `weights`),
 heads, activations and epsilons, the tokenizer, text cleaning and pooling, the context length, and the preprocessing of
 pictures. It does not cover what leaves vectors alone: the file layout, the precision of the export, the exporter's
-version, the scale of the logits, padding that is never seen.
+version, the scale and bias of the logits, padding that is never seen.
 """
 
 import dataclasses
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +30,15 @@ def compute_space_id(checkpoint: Checkpoint) -> str:
                 digest.update(np.ascontiguousarray(value, dtype="<f4").data)
             else:
                 digest.update(f"{path}={value!r}\n".encode())
-    settings = {
+    settings: dict[str, Any] = {
         "preprocessing": dataclasses.asdict(checkpoint.preprocessing),
         "text_cleaning": checkpoint.text_cleaning,
         "text_pooling": checkpoint.text_pooling,
         "end_token_id": checkpoint.end_token_id,
         "tokenizer": json.loads(checkpoint.tokenizer_json),
     }
+    if not checkpoint.trim_padding:
+        # Here padding is seen.
+        settings["pad_token_id"] = checkpoint.pad_token_id
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return f"sha256:{digest.hexdigest()}"

@@ -1,19 +1,20 @@
-"""Reads tensors by name from safetensors files, single or sharded; knows nothing of what they are for.
+"""Reads tensors by name from the weight files of a checkpoint, single or sharded; knows nothing of what they are for.
 
 Every tensor is checked for presence, shape and finite values as it is taken, and comes out as float32.
 """
 
-import json
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import ml_dtypes  # noqa: F401 - teaches NumPy the type bfloat16, which safetensors asks it for.
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 from clip_search_export.errors import CheckpointError
+from clip_search_export.json_files import read_json
+from clip_search_export.mapped_tensors import MappedTensors
+from clip_search_export.safetensors_files import open_safetensors
+from clip_search_export.torch_files import TORCH_SUFFIXES, open_torch_file
+from clip_search_export.weight_files import INDEX_SUFFIX, read_shard_index
 
 __all__ = ["TensorReader", "read_json"]
 
@@ -21,9 +22,8 @@ __all__ = ["TensorReader", "read_json"]
 class TensorReader:
     """The tensors of one checkpoint, wherever among its files they are."""
 
-    def __init__(self, file_of: dict[str, Path]) -> None:
+    def __init__(self, file_of: Mapping[str, MappedTensors]) -> None:
         self._file_of = file_of
-        self._open_files: dict[Path, Any] = {}
 
     @classmethod
     def open(cls, folder: Path, names: Sequence[str]) -> "TensorReader":
@@ -34,16 +34,17 @@ class TensorReader:
         """
         for name in names:
             if (folder / name).is_file():
-                return cls(dict.fromkeys(_tensor_names(folder / name), folder / name))
-            if (folder / f"{name}.index.json").is_file():
-                return cls(_read_shard_index(folder, f"{name}.index.json"))
+                tensors = _open(folder / name)
+                return cls(dict.fromkeys(tensors, tensors))
+            if (folder / f"{name}{INDEX_SUFFIX}").is_file():
+                return cls(_open_shards(folder / f"{name}{INDEX_SUFFIX}"))
         raise CheckpointError(f"{folder} has no weights: none of {', '.join(names)} (or its .index.json) is there.")
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
     def take(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        """Return the tensor `name` as float32.
+        """Return the tensor `name` as float32; read-only where it is a view of the file.
 
         Raises:
             CheckpointError: the tensor is missing, has another shape, is not of floating point, or has values that
@@ -54,10 +55,9 @@ class TensorReader:
             raise CheckpointError(
                 f"the tensor {name} has shape {list(found)}; its configuration asks for {list(shape)}."
             )
-        tensor = self._file(name).get_tensor(name)
-        if tensor.dtype.kind not in "fV":  # bfloat16 is of kind V
-            raise CheckpointError(f"the tensor {name} is of type {tensor.dtype}; floating point was expected.")
-        array = np.asarray(tensor, dtype=np.float32, order="C")
+        # A number beyond FP32's range becomes infinite, and is told below.
+        with np.errstate(over="ignore"):
+            array = np.asarray(self._file_of[name].view(name), dtype=np.float32, order="C")
         if not np.isfinite(array).all():
             raise CheckpointError(f"the tensor {name} has values that are not finite: the checkpoint is damaged.")
         return array
@@ -70,55 +70,22 @@ class TensorReader:
         """
         if name not in self._file_of:
             raise CheckpointError(f"the checkpoint has no tensor {name}: it is incomplete, or of another architecture.")
-        return tuple(self._file(name).get_slice(name).get_shape())
-
-    def _file(self, name: str) -> Any:  # noqa: ANN401 - safetensors has no public type for an open file.
-        path = self._file_of[name]
-        if path not in self._open_files:
-            self._open_files[path] = _open(path)
-        return self._open_files[path]
+        return self._file_of[name][name].shape
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file of a checkpoint.
-
-    Raises:
-        CheckpointError: the file is missing or holds no JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} has no {path.name}.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object.")
-    return value
+def _open(path: Path) -> MappedTensors:
+    return open_torch_file(path) if path.suffix in TORCH_SUFFIXES else open_safetensors(path)
 
 
-def _open(path: Path) -> Any:  # noqa: ANN401 - as above.
-    try:
-        return safe_open(path, framework="np")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is no sound safetensors file ({error}): download or copy it again.") from error
-
-
-def _tensor_names(path: Path) -> list[str]:
-    return list(_open(path).keys())
-
-
-def _read_shard_index(folder: Path, name: str) -> dict[str, Path]:
-    weight_map = read_json(folder / name).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{folder / name} has no weight_map.")
-    shards = {}
-    for tensor, shard in weight_map.items():
-        # A shard is a file beside its index; anything with a folder in it is an attempt to read elsewhere.
-        if not isinstance(shard, str) or PurePosixPath(shard).name != shard or not (folder / shard).is_file():
-            raise CheckpointError(f"{folder / name} names the file {shard!r}, which is not in the folder.")
-        shards[tensor] = folder / shard
-    available = {path: set(_tensor_names(path)) for path in set(shards.values())}
-    for tensor, path in shards.items():
-        if tensor not in available[path]:
-            raise CheckpointError(f"{path} has no tensor {tensor}, although {name} says so.")
-    return shards
+def _open_shards(index: Path) -> dict[str, MappedTensors]:
+    shard_of = read_shard_index(index)
+    files: dict[str, MappedTensors] = {}
+    for shard in sorted(set(shard_of.values())):
+        path = index.with_name(shard)
+        if not path.is_file():
+            raise CheckpointError(f"{index} names the file {shard!r}, which is not in the folder.")
+        files[shard] = _open(path)
+    for tensor, shard in shard_of.items():
+        if tensor not in files[shard]:
+            raise CheckpointError(f"{index.with_name(shard)} has no tensor {tensor}, although {index.name} says so.")
+    return {tensor: files[shard] for tensor, shard in shard_of.items()}

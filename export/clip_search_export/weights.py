@@ -24,6 +24,10 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "ModifiedResNet",
+    "PoolingHead",
+    "SiglipTextTransformer",
+    "SiglipVisionTransformer",
+    "TextTower",
     "TextTransformer",
     "Transformer",
     "TransformerBlock",
@@ -33,8 +37,9 @@ __all__ = [
 
 Array: TypeAlias = npt.NDArray[np.float32]
 
-Activation = Literal["quick_gelu", "gelu"]
-"""`quick_gelu`: x * sigmoid(1.702 x); `gelu`: the exact one, with the error function."""
+Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
+"""`quick_gelu`: x * sigmoid(1.702 x); `gelu`: the exact one, with the error function; `gelu_tanh`: its approximation
+x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,46 @@ class TextTransformer:
     projection: Array  # (width, embedding)
 
 
-ImageTower: TypeAlias = VisionTransformer | ModifiedResNet
+@dataclass(frozen=True)
+class PoolingHead:
+    """Attention with one learned query, then a perceptron (Lee et al., 2019: MAP, multihead attention pooling)."""
+
+    probe: Array  # (width,), the query before its projection
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    norm: LayerNorm
+    mlp_up: Linear
+    mlp_down: Linear
+
+
+@dataclass(frozen=True)
+class SiglipVisionTransformer:
+    """SigLIP's ViT (Zhai et al., 2023): no class token, pooled by attention; the pooled token is the embedding."""
+
+    patch_weight: Array  # (width, 3, patch, patch)
+    patch_bias: Array  # (width,)
+    positions: Array  # (patches, width)
+    transformer: Transformer
+    norm_post: LayerNorm
+    head: PoolingHead
+    image_size: int
+
+
+@dataclass(frozen=True)
+class SiglipTextTransformer:
+    """SigLIP's text tower: every token sees every other, padding included; pooled at the last one."""
+
+    token_embedding: Array  # (vocabulary, width)
+    positions: Array  # (context, width)
+    transformer: Transformer
+    norm_final: LayerNorm
+    head: Linear  # weight (width, embedding)
+
+
+ImageTower: TypeAlias = VisionTransformer | ModifiedResNet | SiglipVisionTransformer
+TextTower: TypeAlias = TextTransformer | SiglipTextTransformer
 
 
 def walk(value: object, path: str = "") -> Iterator[tuple[str, Array | float | str | None]]:

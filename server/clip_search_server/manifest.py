@@ -8,7 +8,8 @@
     logit_scale           factor of the cosine before softmax or sigmoid (already exponentiated)
     logit_bias            added after the factor, or null; a model that has one is scored with a sigmoid
     context_length        most tokens of a text, start and end tokens included
-    trim_padding          true if texts are run at their own length: exact for causal towers pooled at the end token
+    trim_padding          true if texts are run at their own length: exact for causal towers pooled at the end token;
+                          false if every text is padded to the context length, which the tower then sees
     text_cleaning         what is done to a text before the tokenizer, see `TextCleaning`
     text_pooling          which token's output is the embedding, see `TextPooling`
     end_token_id          id of the token that ends every text
@@ -30,7 +31,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from clip_search_server.json_fields import JsonFieldError, JsonFields
 
@@ -50,11 +51,18 @@ __all__ = [
 
 FORMAT_VERSION = 1
 
-TextCleaning = Literal["none", "basic"]
-"""`none`: the tokenizer file does it all. `basic`: runs of white space become one space, then lower case."""
+TextCleaning = Literal["none", "basic", "whitespace", "lower", "canonicalize", "strip_punctuation"]
+"""What is done to a text before the tokenizer.
 
-TextPooling = Literal["highest_id", "end_token"]
-"""Which token's output is the embedding: the first with the highest id of its text, or the first end token."""
+`none`: the tokenizer file does it all. `basic`: typography is tidied, runs of white space become one space, then lower
+case. `whitespace`: the same without lower case. `lower`: lower case alone. `canonicalize`: as `basic`, and underscores
+become spaces and ASCII punctuation is removed. `strip_punctuation`: ASCII punctuation, underscores included, is
+removed, runs of white space become one space, then lower case.
+"""
+
+TextPooling = Literal["highest_id", "end_token", "last"]
+"""Which token's output is the embedding: the first with the highest id of its text, the first end token, or the last
+of the context, padding included."""
 
 _RGB_CHANNELS = 3
 
@@ -187,6 +195,8 @@ class Manifest:
                 f"format_version is {version}, but this release reads up to {FORMAT_VERSION}; upgrade clip-search"
             )
         manifest = _parse_manifest(fields)
+        if manifest.text_pooling == "last" and manifest.trim_padding:
+            raise JsonFieldError("trim_padding must be false where text_pooling is last: the last token is padding")
         digest = fields.text("bundle_digest")
         fields.finish()
         if digest != manifest.bundle_digest():
@@ -205,8 +215,8 @@ def _parse_manifest(fields: JsonFields) -> Manifest:
         logit_bias=fields.optional_number("logit_bias"),
         context_length=fields.integer("context_length", at_least=2),
         trim_padding=fields.boolean("trim_padding"),
-        text_cleaning=fields.choice("text_cleaning", ("none", "basic")),
-        text_pooling=fields.choice("text_pooling", ("highest_id", "end_token")),
+        text_cleaning=fields.choice("text_cleaning", get_args(TextCleaning)),
+        text_pooling=fields.choice("text_pooling", get_args(TextPooling)),
         end_token_id=fields.integer("end_token_id"),
         pad_token_id=fields.integer("pad_token_id"),
         image_preprocessing=_parse_preprocessing(fields.object("image_preprocessing")),

@@ -1,40 +1,31 @@
 """Reads CLIP with a vision transformer in Hugging Face layout.
 
     config.json               model_type clip, text_config, vision_config
-    model.safetensors         or model.safetensors.index.json and its shards
+    model.safetensors         or another of `weight_files.HUGGING_FACE_WEIGHTS`
     preprocessor_config.json  or the key image_processor in processor_config.json
     tokenizer.json            or vocab.json and merges.txt
 
 Settings that are absent take the defaults of transformers' CLIPTextConfig, CLIPVisionConfig and CLIPImageProcessor.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from clip_search_export.checkpoints.checkpoint import Checkpoint
+from clip_search_export.checkpoints.hf_layers import patch_grid, read_blocks, tower_config
+from clip_search_export.checkpoints.hf_preprocessing import read_preprocessing
+from clip_search_export.checkpoints.layers import read_logit_scale, read_norm, read_transposed
 from clip_search_export.checkpoints.settings import Settings
 from clip_search_export.checkpoints.tokenizers import read_clip_tokenizer
-from clip_search_export.errors import CheckpointError, UnsupportedError
 from clip_search_export.tensors import TensorReader, read_json
-from clip_search_export.weights import (
-    Activation,
-    LayerNorm,
-    Linear,
-    TextTransformer,
-    Transformer,
-    TransformerBlock,
-    VisionTransformer,
-)
-from clip_search_server.bundle import ImagePreprocessing
+from clip_search_export.weight_files import HUGGING_FACE_WEIGHTS
+from clip_search_export.weights import Activation, TextTransformer, Transformer, VisionTransformer
 
 __all__ = ["CONFIG_FILES", "WEIGHT_FILES", "read"]
 
 CONFIG_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
-WEIGHT_FILES = ("model.safetensors",)
+WEIGHT_FILES = HUGGING_FACE_WEIGHTS
 
 _LEGACY_EOS_TOKEN_ID = 2
 """Configurations with this id predate a fix in transformers and pool at the highest id of the text instead."""
@@ -74,7 +65,6 @@ _IMAGE_PROCESSOR_DEFAULTS: Mapping[str, Any] = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-_RESAMPLING: Mapping[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}
 _ACTIVATIONS: tuple[Activation, ...] = ("quick_gelu", "gelu")
 
 
@@ -96,8 +86,8 @@ def read(folder: Path) -> Checkpoint:
         architecture="CLIP ViT (Hugging Face)",
         image=_read_image_tower(tensors, vision_config, config.size("projection_dim")),
         text=_read_text_tower(tensors, text_config, config.size("projection_dim")),
-        logit_scale=math.exp(float(tensors.take("logit_scale", ()))),
-        preprocessing=_read_preprocessing(folder, vision_config.size("image_size")),
+        logit_scale=read_logit_scale(tensors),
+        preprocessing=read_preprocessing(folder, vision_config.size("image_size"), _IMAGE_PROCESSOR_DEFAULTS),
         tokenizer_json=tokenizer.to_json(),
         text_cleaning="none",
         text_pooling="highest_id" if legacy else "end_token",
@@ -109,30 +99,23 @@ def read(folder: Path) -> Checkpoint:
 def _tower_config(config: Settings, key: str, defaults: Mapping[str, Any]) -> Settings:
     # Old configurations carry the object twice; transformers lets the one named `_dict`, with its defaults, prevail.
     legacy_key = f"{key}_dict"
-    if config.get(legacy_key) is not None:
-        return config.nested(legacy_key, defaults)
-    return (
-        config.nested(key, defaults) if config.get(key) is not None else Settings({}, f"config.json: {key}", defaults)
-    )
+    return tower_config(config, legacy_key if config.get(legacy_key) is not None else key, defaults)
 
 
 def _read_image_tower(tensors: TensorReader, config: Settings, embedding_dim: int) -> VisionTransformer:
-    width, patch, size = config.size("hidden_size"), config.size("patch_size"), config.size("image_size")
-    config.refuse_unless("num_channels", 3)
-    if size % patch:
-        raise UnsupportedError(f"config.json: image_size {size} is no multiple of patch_size {patch}.")
+    width, patch, side = config.size("hidden_size"), config.size("patch_size"), patch_grid(config)
     prefix, epsilon = "vision_model", config.number("layer_norm_eps")
     embeddings = f"{prefix}.embeddings"
     return VisionTransformer(
         patch_weight=tensors.take(f"{embeddings}.patch_embedding.weight", (width, 3, patch, patch)),
         class_embedding=tensors.take(f"{embeddings}.class_embedding", (width,)),
-        positions=tensors.take(f"{embeddings}.position_embedding.weight", ((size // patch) ** 2 + 1, width)),
+        positions=tensors.take(f"{embeddings}.position_embedding.weight", (side**2 + 1, width)),
         # The misspelling is part of the layout.
-        norm_pre=_read_norm(tensors, f"{prefix}.pre_layrnorm", width, epsilon),
+        norm_pre=read_norm(tensors, f"{prefix}.pre_layrnorm", width, epsilon),
         transformer=_read_transformer(tensors, f"{prefix}.encoder.layers", config),
-        norm_post=_read_norm(tensors, f"{prefix}.post_layernorm", width, epsilon),
-        projection=_transposed(tensors, "visual_projection.weight", width, embedding_dim),
-        image_size=size,
+        norm_post=read_norm(tensors, f"{prefix}.post_layernorm", width, epsilon),
+        projection=read_transposed(tensors, "visual_projection.weight", width, embedding_dim),
+        image_size=config.size("image_size"),
     )
 
 
@@ -143,104 +126,12 @@ def _read_text_tower(tensors: TensorReader, config: Settings, embedding_dim: int
         token_embedding=tensors.take(f"{prefix}.embeddings.token_embedding.weight", (config.size("vocab_size"), width)),
         positions=tensors.take(f"{prefix}.embeddings.position_embedding.weight", (context, width)),
         transformer=_read_transformer(tensors, f"{prefix}.encoder.layers", config),
-        norm_final=_read_norm(tensors, f"{prefix}.final_layer_norm", width, config.number("layer_norm_eps")),
-        projection=_transposed(tensors, "text_projection.weight", width, embedding_dim),
+        norm_final=read_norm(tensors, f"{prefix}.final_layer_norm", width, config.number("layer_norm_eps")),
+        projection=read_transposed(tensors, "text_projection.weight", width, embedding_dim),
     )
 
 
 def _read_transformer(tensors: TensorReader, prefix: str, config: Settings) -> Transformer:
-    width, heads = config.size("hidden_size"), config.size("num_attention_heads")
-    if width % heads:
-        raise CheckpointError(f"config.json: hidden_size {width} is no multiple of num_attention_heads {heads}.")
     config.refuse_unless("hidden_act", *_ACTIVATIONS)
     activation: Activation = config.get("hidden_act")
-    blocks = tuple(
-        _read_block(tensors, f"{prefix}.{index}", config) for index in range(config.size("num_hidden_layers"))
-    )
-    return Transformer(blocks=blocks, heads=heads, activation=activation)
-
-
-def _read_block(tensors: TensorReader, prefix: str, config: Settings) -> TransformerBlock:
-    width, hidden, epsilon = (
-        config.size("hidden_size"),
-        config.size("intermediate_size"),
-        config.number("layer_norm_eps"),
-    )
-    query, key, value = (
-        _read_linear(tensors, f"{prefix}.self_attn.{part}_proj", width, width) for part in ("q", "k", "v")
-    )
-    return TransformerBlock(
-        norm1=_read_norm(tensors, f"{prefix}.layer_norm1", width, epsilon),
-        qkv=Linear(
-            weight=np.concatenate([query.weight, key.weight, value.weight], axis=1),
-            bias=np.concatenate([query.bias, key.bias, value.bias]),
-        ),
-        attention_output=_read_linear(tensors, f"{prefix}.self_attn.out_proj", width, width),
-        norm2=_read_norm(tensors, f"{prefix}.layer_norm2", width, epsilon),
-        mlp_up=_read_linear(tensors, f"{prefix}.mlp.fc1", width, hidden),
-        mlp_down=_read_linear(tensors, f"{prefix}.mlp.fc2", hidden, width),
-    )
-
-
-def _read_norm(tensors: TensorReader, prefix: str, width: int, epsilon: float) -> LayerNorm:
-    return LayerNorm(
-        gain=tensors.take(f"{prefix}.weight", (width,)),
-        bias=tensors.take(f"{prefix}.bias", (width,)),
-        epsilon=epsilon,
-    )
-
-
-def _read_linear(tensors: TensorReader, prefix: str, inputs: int, outputs: int) -> Linear:
-    return Linear(
-        weight=_transposed(tensors, f"{prefix}.weight", inputs, outputs),
-        bias=tensors.take(f"{prefix}.bias", (outputs,)),
-    )
-
-
-def _transposed(tensors: TensorReader, name: str, inputs: int, outputs: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return tensors.take(name, (outputs, inputs)).T
-
-
-def _read_preprocessing(folder: Path, image_size: int) -> ImagePreprocessing:
-    processor = _image_processor_settings(folder)
-    for switch in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
-        processor.refuse_unless(switch, True, None)
-    if abs(processor.number("rescale_factor") * 255 - 1) > 1e-6:  # noqa: PLR2004 - 1/255 as decimals in a file.
-        raise UnsupportedError("preprocessor_config.json: a rescale_factor other than 1/255 is not supported.")
-    interpolation = _RESAMPLING.get(processor.get("resample"))
-    if interpolation is None:
-        raise UnsupportedError(f"preprocessor_config.json: resample = {processor.get('resample')!r} is not supported.")
-    size, crop = processor.get("size"), bool(processor.get("do_center_crop"))
-    if isinstance(size, dict) and "shortest_edge" not in size:
-        resize_mode: Literal["shortest", "squash"] = "squash"
-        edges = {size.get("height"), size.get("width")}
-    else:
-        resize_mode = "shortest"
-        edges = {size["shortest_edge"] if isinstance(size, dict) else size}
-        if not crop:
-            raise UnsupportedError(
-                "preprocessor_config.json: scaling the shortest edge without a crop gives no square."
-            )
-    if crop:
-        crop_size = processor.get("crop_size")
-        edges |= set(crop_size.values()) if isinstance(crop_size, dict) else {crop_size}
-    if edges != {image_size}:
-        raise UnsupportedError(
-            f"preprocessor_config.json: sizes {sorted(map(str, edges))} other than the tower's image_size {image_size}."
-        )
-    return ImagePreprocessing(
-        size=image_size,
-        resize_mode=resize_mode,
-        interpolation=interpolation,
-        crop="floor" if resize_mode == "shortest" else "none",
-        mean=processor.rgb("image_mean"),
-        std=processor.rgb("image_std"),
-    )
-
-
-def _image_processor_settings(folder: Path) -> Settings:
-    if (folder / "preprocessor_config.json").is_file():
-        values = read_json(folder / "preprocessor_config.json")
-    else:
-        values = read_json(folder / "processor_config.json").get("image_processor", {})
-    return Settings(values, "preprocessor_config.json", _IMAGE_PROCESSOR_DEFAULTS)
+    return Transformer(read_blocks(tensors, prefix, config), config.size("num_attention_heads"), activation)

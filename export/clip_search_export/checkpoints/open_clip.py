@@ -1,47 +1,50 @@
-"""Reads CLIP with a modified ResNet in OpenCLIP layout.
+"""Reads CLIP in OpenCLIP layout: a vision transformer or a modified ResNet, and CLIP's own text transformer.
 
     open_clip_config.json         model_cfg (embed_dim, vision_cfg, text_cfg), preprocess_cfg
-    open_clip_model.safetensors   or model.safetensors; tensors named as in open_clip and openai/CLIP
+    open_clip_model.safetensors   or another of `weight_files.OPEN_CLIP_WEIGHTS`; tensors named as in open_clip and
+                                  openai/CLIP
     tokenizer.json                or vocab.json and merges.txt
 
 Settings that are absent take open_clip's defaults (CLIPVisionCfg, CLIPTextCfg, PreprocessCfg).
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from clip_search_export.checkpoints.checkpoint import Checkpoint
+from clip_search_export.checkpoints.layers import read_linear, read_logit_scale, read_norm, read_scalar
+from clip_search_export.checkpoints.open_clip_options import check_options
+from clip_search_export.checkpoints.open_clip_resnet import read_modified_resnet
+from clip_search_export.checkpoints.open_clip_tokenizers import read_text_settings
 from clip_search_export.checkpoints.settings import Settings
-from clip_search_export.checkpoints.tokenizers import read_clip_tokenizer
 from clip_search_export.errors import CheckpointError, UnsupportedError
 from clip_search_export.tensors import TensorReader, read_json
+from clip_search_export.weight_files import OPEN_CLIP_WEIGHTS
 from clip_search_export.weights import (
     Activation,
-    AttentionPool,
-    BatchNorm,
-    Bottleneck,
-    Convolution,
-    LayerNorm,
     Linear,
-    ModifiedResNet,
     TextTransformer,
     Transformer,
     TransformerBlock,
+    VisionTransformer,
 )
 from clip_search_server.bundle import ImagePreprocessing
 
 __all__ = ["CONFIG_FILES", "WEIGHT_FILES", "read"]
 
 CONFIG_FILES = ("open_clip_config.json",)
-WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors")
+WEIGHT_FILES = OPEN_CLIP_WEIGHTS
 
-_STAGES = 4
-_EXPANSION = 4
-_NORM_EPSILON = 1e-5  # PyTorch's default of LayerNorm and BatchNorm2d, which open_clip leaves alone.
-_DOWNSCALING = 32
-_VISION_DEFAULTS: Mapping[str, Any] = {"width": 768, "head_width": 64, "image_size": 224}
+_NORM_EPSILON = 1e-5  # PyTorch's default of LayerNorm, in force where norm_kwargs says nothing.
+_VISION_DEFAULTS: Mapping[str, Any] = {
+    "layers": 12,
+    "width": 768,
+    "head_width": 64,
+    "mlp_ratio": 4.0,
+    "patch_size": 16,
+    "image_size": 224,
+}
 _TEXT_DEFAULTS: Mapping[str, Any] = {
     "context_length": 77,
     "vocab_size": 49408,
@@ -49,215 +52,152 @@ _TEXT_DEFAULTS: Mapping[str, Any] = {
     "heads": 8,
     "layers": 12,
     "mlp_ratio": 4.0,
+    "pool_type": "argmax",
+    "eos_id": 2,
 }
 _PREPROCESS_DEFAULTS: Mapping[str, Any] = {
+    "mode": "RGB",
     "mean": [0.48145466, 0.4578275, 0.40821073],
     "std": [0.26862954, 0.26130258, 0.27577711],
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
-_TEXT_SWITCHES = (
-    "hf_model_name",
-    "embed_cls",
-    "no_causal_mask",
-    "final_ln_after_pool",
-    "proj_bias",
-    "ls_init_value",
-    "qk_norm",
-    "scaled_cosine_attn",
-    "scale_heads",
-    "scale_attn_inner",
-    "scale_attn",
-    "scale_fc",
-    "act_kwargs",
-    "norm_kwargs",
-)
-"""Variations of the text tower that are not authored; each is off when absent, null or false."""
+
+
+class _Shape(NamedTuple):
+    """The dimensions of a stack of blocks."""
+
+    width: int
+    heads: int
+    hidden: int
+    layers: int
+    epsilon: float
 
 
 def read(folder: Path) -> Checkpoint:
     """Read the checkpoint in `folder`.
 
     Raises:
-        UnsupportedError: the towers are others than a modified ResNet and CLIP's own text transformer.
+        UnsupportedError: an option asks for towers other than CLIP's own; names it.
         CheckpointError: a file or tensor is missing, damaged or contradicts the configuration.
     """
     document = Settings(read_json(folder / "open_clip_config.json"), "open_clip_config.json")
     model = document.nested("model_cfg")
-    _refuse_other_towers(model)
+    vision, text = model.nested("vision_cfg", _VISION_DEFAULTS), model.nested("text_cfg", _TEXT_DEFAULTS)
+    check_options(model, vision, text)
     tensors = TensorReader.open(folder, WEIGHT_FILES)
-    tokenizer = read_clip_tokenizer(folder)
-    text_config = model.nested("text_cfg", _TEXT_DEFAULTS)
-    tokenizer.check_fits(text_config.size("vocab_size"))
-    vision_config = model.nested("vision_cfg", _VISION_DEFAULTS)
-    activation: Activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    settings = read_text_settings(folder, text)
+    activation: Activation = "quick_gelu" if _is_on(model, "quick_gelu") else "gelu"
+    dim, resnet = model.size("embed_dim"), isinstance(vision.get("layers"), list)
     return Checkpoint(
-        architecture="CLIP ModifiedResNet (OpenCLIP)",
-        image=_read_image_tower(tensors, vision_config, model.size("embed_dim")),
-        text=_read_text_tower(tensors, text_config, model.size("embed_dim"), activation),
-        logit_scale=math.exp(float(tensors.take("logit_scale", tensors.shape("logit_scale")).reshape(-1)[0])),
-        preprocessing=_read_preprocessing(document, vision_config.size("image_size")),
-        tokenizer_json=tokenizer.to_json(),
-        text_cleaning="basic",
-        text_pooling="highest_id",
-        end_token_id=tokenizer.end_token_id,
+        architecture=f"CLIP {'ModifiedResNet' if resnet else 'ViT'} (OpenCLIP)",
+        image=read_modified_resnet(tensors, vision, dim) if resnet else _read_vit(tensors, vision, dim, activation),
+        text=_read_text_tower(tensors, text, dim, activation),
+        logit_scale=read_logit_scale(tensors),
+        logit_bias=None if model.get("init_logit_bias") is None else read_scalar(tensors, "logit_bias"),
+        preprocessing=_read_preprocessing(document, vision.square("image_size")),
+        tokenizer_json=settings.tokenizer.to_json(),
+        text_cleaning=settings.cleaning,
+        text_pooling=settings.pooling,
+        end_token_id=settings.tokenizer.end_token_id,
         pad_token_id=0,
     )
 
 
-def _refuse_other_towers(model: Settings) -> None:
-    vision = model.nested("vision_cfg")
-    if vision.get("timm_model_name"):
-        raise UnsupportedError(f"the timm vision tower {vision.get('timm_model_name')!r} is not supported;")
-    if not isinstance(vision.get("layers"), list):
-        raise UnsupportedError("the vision transformer in OpenCLIP layout is not supported;")
-    text = model.nested("text_cfg")
-    for switch in _TEXT_SWITCHES:
-        text.refuse_unless(switch, None, False)
-    text.refuse_unless("pool_type", "argmax")
-    text.refuse_unless("text_arch", "clip")
-    text.refuse_unless("proj_type", "linear")
+def _is_on(model: Settings, key: str) -> bool:
+    model.refuse_unless(key, True, False, None)
+    return bool(model.get(key))
 
 
-def _read_image_tower(tensors: TensorReader, config: Settings, embedding_dim: int) -> ModifiedResNet:
-    layers, width, size = config.get("layers"), config.size("width"), config.size("image_size")
-    if len(layers) != _STAGES or not all(isinstance(count, int) and 1 <= count <= 1000 for count in layers):  # noqa: PLR2004
-        raise CheckpointError(f"open_clip_config.json: vision_cfg: layers is {layers!r}; four counts were expected.")
-    if size % _DOWNSCALING:
-        raise UnsupportedError(f"open_clip_config.json: image_size {size} is no multiple of {_DOWNSCALING};")
-    stem = (
-        _read_convolution(tensors, "visual.conv1", "visual.bn1", (width // 2, 3, 3, 3)),
-        _read_convolution(tensors, "visual.conv2", "visual.bn2", (width // 2, width // 2, 3, 3)),
-        _read_convolution(tensors, "visual.conv3", "visual.bn3", (width, width // 2, 3, 3)),
-    )
-    stages = []
-    channels = width
-    for index, count in enumerate(layers):
-        planes = width * 2**index
-        blocks = []
-        for block in range(count):
-            stride = 2 if index > 0 and block == 0 else 1
-            blocks.append(_read_bottleneck(tensors, f"visual.layer{index + 1}.{block}", channels, planes, stride))
-            channels = planes * _EXPANSION
-        stages.append(tuple(blocks))
-    # open_clip counts the heads of the pool so (model.py, _build_vision_tower).
-    heads = width * 32 // config.size("head_width")
-    if heads < 1 or channels % heads:
-        raise CheckpointError(f"open_clip_config.json: {heads} heads do not divide {channels} channels.")
-    places = (size // _DOWNSCALING) ** 2
-    pool = _read_attention_pool(tensors, channels, places, embedding_dim, heads)
-    return ModifiedResNet(stem=stem, stages=tuple(stages), pool=pool, image_size=size)
-
-
-def _read_bottleneck(tensors: TensorReader, prefix: str, channels: int, planes: int, stride: int) -> Bottleneck:
-    downsample = None
-    outputs = planes * _EXPANSION
-    if stride > 1 or channels != outputs:
-        names = f"{prefix}.downsample.0", f"{prefix}.downsample.1"
-        downsample = _read_convolution(tensors, *names, (outputs, channels, 1, 1))
-    return Bottleneck(
-        reduce=_read_convolution(tensors, f"{prefix}.conv1", f"{prefix}.bn1", (planes, channels, 1, 1)),
-        spatial=_read_convolution(tensors, f"{prefix}.conv2", f"{prefix}.bn2", (planes, planes, 3, 3)),
-        expand=_read_convolution(tensors, f"{prefix}.conv3", f"{prefix}.bn3", (outputs, planes, 1, 1)),
-        downsample=downsample,
-        stride=stride,
-    )
-
-
-def _read_convolution(tensors: TensorReader, name: str, norm: str, shape: tuple[int, ...]) -> Convolution:
-    channels = (shape[0],)
-    variance = tensors.take(f"{norm}.running_var", channels)
-    if (variance < 0).any():
-        raise CheckpointError(f"the tensor {norm}.running_var has negative values: the checkpoint is damaged.")
-    return Convolution(
-        weight=tensors.take(f"{name}.weight", shape),
-        norm=BatchNorm(
-            gain=tensors.take(f"{norm}.weight", channels),
-            bias=tensors.take(f"{norm}.bias", channels),
-            mean=tensors.take(f"{norm}.running_mean", channels),
-            variance=variance,
-            epsilon=_NORM_EPSILON,
-        ),
-    )
-
-
-def _read_attention_pool(
-    tensors: TensorReader, width: int, places: int, embedding_dim: int, heads: int
-) -> AttentionPool:
-    prefix = "visual.attnpool"
-    return AttentionPool(
-        positions=tensors.take(f"{prefix}.positional_embedding", (places + 1, width)),
-        query=_read_linear(tensors, f"{prefix}.q_proj", width, width),
-        key=_read_linear(tensors, f"{prefix}.k_proj", width, width),
-        value=_read_linear(tensors, f"{prefix}.v_proj", width, width),
-        output=_read_linear(tensors, f"{prefix}.c_proj", width, embedding_dim),
-        heads=heads,
+def _read_vit(tensors: TensorReader, config: Settings, embedding_dim: int, activation: Activation) -> VisionTransformer:
+    patch, size = config.square("patch_size"), config.square("image_size")
+    if patch > size:
+        raise CheckpointError(f"{config.where}: patch_size {patch} is larger than image_size {size}.")
+    # open_clip counts the heads so (model.py, _build_vision_tower).
+    shape = _shape(config, config.size("width") // config.size("head_width"))
+    width = shape.width
+    return VisionTransformer(
+        patch_weight=tensors.take("visual.conv1.weight", (width, 3, patch, patch)),
+        class_embedding=tensors.take("visual.class_embedding", (width,)),
+        positions=tensors.take("visual.positional_embedding", ((size // patch) ** 2 + 1, width)),
+        norm_pre=read_norm(tensors, "visual.ln_pre", width, shape.epsilon),
+        transformer=_read_transformer(tensors, "visual.transformer", shape, activation),
+        norm_post=read_norm(tensors, "visual.ln_post", width, shape.epsilon),
+        # Unlike linear layers, the projections are stored as they are applied.
+        projection=tensors.take("visual.proj", (width, embedding_dim)),
+        image_size=size,
     )
 
 
 def _read_text_tower(
     tensors: TensorReader, config: Settings, embedding_dim: int, activation: Activation
 ) -> TextTransformer:
-    width, heads = config.size("width"), config.size("heads")
-    if width % heads:
-        raise CheckpointError(f"open_clip_config.json: text_cfg: width {width} is no multiple of heads {heads}.")
-    hidden = int(width * config.number("mlp_ratio"))
-    blocks = tuple(
-        _read_block(tensors, f"transformer.resblocks.{index}", width, hidden) for index in range(config.size("layers"))
-    )
+    # A model built with custom_text keeps its text tower under a name of its own.
+    prefix = "text." if "text.token_embedding.weight" in tensors else ""
+    shape = _shape(config, config.size("heads"))
     return TextTransformer(
-        token_embedding=tensors.take("token_embedding.weight", (config.size("vocab_size"), width)),
-        positions=tensors.take("positional_embedding", (config.size("context_length"), width)),
-        transformer=Transformer(blocks=blocks, heads=heads, activation=activation),
-        norm_final=_read_norm(tensors, "ln_final", width),
-        # Unlike linear layers, this matrix is stored as it is applied.
-        projection=tensors.take("text_projection", (width, embedding_dim)),
+        token_embedding=tensors.take(f"{prefix}token_embedding.weight", (config.size("vocab_size"), shape.width)),
+        positions=tensors.take(f"{prefix}positional_embedding", (config.size("context_length"), shape.width)),
+        transformer=_read_transformer(tensors, f"{prefix}transformer", shape, activation),
+        norm_final=read_norm(tensors, f"{prefix}ln_final", shape.width, shape.epsilon),
+        projection=tensors.take(f"{prefix}text_projection", (shape.width, embedding_dim)),
     )
 
 
-def _read_block(tensors: TensorReader, prefix: str, width: int, hidden: int) -> TransformerBlock:
+def _shape(config: Settings, heads: int) -> _Shape:
+    width, hidden = config.size("width"), int(config.size("width") * config.number("mlp_ratio"))
+    if heads < 1 or width % heads:
+        raise CheckpointError(f"{config.where}: width {width} is no multiple of heads {heads}.")
+    if hidden < 1:
+        raise CheckpointError(f"{config.where}: mlp_ratio {config.number('mlp_ratio')} leaves no hidden width.")
+    return _Shape(width, heads, hidden, config.size("layers"), _epsilon(config))
+
+
+def _epsilon(config: Settings) -> float:
+    given = config.get("norm_kwargs")
+    if given is None or given == {}:
+        return _NORM_EPSILON
+    if not isinstance(given, dict) or set(given) != {"eps"}:
+        raise UnsupportedError(f"{config.where}: norm_kwargs = {given!r} is not supported.")
+    return Settings(given, f"{config.where}: norm_kwargs").number("eps")
+
+
+def _read_transformer(tensors: TensorReader, prefix: str, shape: _Shape, activation: Activation) -> Transformer:
+    blocks = tuple(_read_block(tensors, f"{prefix}.resblocks.{index}", shape) for index in range(shape.layers))
+    return Transformer(blocks=blocks, heads=shape.heads, activation=activation)
+
+
+def _read_block(tensors: TensorReader, prefix: str, shape: _Shape) -> TransformerBlock:
+    width, hidden, epsilon = shape.width, shape.hidden, shape.epsilon
     return TransformerBlock(
-        norm1=_read_norm(tensors, f"{prefix}.ln_1", width),
+        norm1=read_norm(tensors, f"{prefix}.ln_1", width, epsilon),
         qkv=Linear(
             weight=tensors.take(f"{prefix}.attn.in_proj_weight", (3 * width, width)).T,
             bias=tensors.take(f"{prefix}.attn.in_proj_bias", (3 * width,)),
         ),
-        attention_output=_read_linear(tensors, f"{prefix}.attn.out_proj", width, width),
-        norm2=_read_norm(tensors, f"{prefix}.ln_2", width),
-        mlp_up=_read_linear(tensors, f"{prefix}.mlp.c_fc", width, hidden),
-        mlp_down=_read_linear(tensors, f"{prefix}.mlp.c_proj", hidden, width),
-    )
-
-
-def _read_norm(tensors: TensorReader, prefix: str, width: int) -> LayerNorm:
-    return LayerNorm(
-        gain=tensors.take(f"{prefix}.weight", (width,)),
-        bias=tensors.take(f"{prefix}.bias", (width,)),
-        epsilon=_NORM_EPSILON,
-    )
-
-
-def _read_linear(tensors: TensorReader, prefix: str, inputs: int, outputs: int) -> Linear:
-    return Linear(
-        weight=tensors.take(f"{prefix}.weight", (outputs, inputs)).T,
-        bias=tensors.take(f"{prefix}.bias", (outputs,)),
+        attention_output=read_linear(tensors, f"{prefix}.attn.out_proj", width, width),
+        norm2=read_norm(tensors, f"{prefix}.ln_2", width, epsilon),
+        mlp_up=read_linear(tensors, f"{prefix}.mlp.c_fc", width, hidden),
+        mlp_down=read_linear(tensors, f"{prefix}.mlp.c_proj", hidden, width),
     )
 
 
 def _read_preprocessing(document: Settings, image_size: int) -> ImagePreprocessing:
     given = document.get("preprocess_cfg")
-    config = Settings(
-        given if isinstance(given, dict) else {}, "open_clip_config.json: preprocess_cfg", _PREPROCESS_DEFAULTS
-    )
-    config.refuse_unless("interpolation", "bicubic", "bilinear")
+    # open_clip takes null for absent.
+    present = {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else {}
+    config = Settings(present, "open_clip_config.json: preprocess_cfg", _PREPROCESS_DEFAULTS)
+    config.refuse_unless("mode", "RGB")
+    config.refuse_unless("interpolation", "bicubic", "bilinear", "random")
     config.refuse_unless("resize_mode", "shortest", "squash")
-    config.refuse_unless("size", None, image_size, [image_size, image_size], [3, image_size, image_size])
+    config.refuse_unless("size", image_size, [image_size, image_size], [3, image_size, image_size])
     resize_mode: Literal["shortest", "squash"] = config.get("resize_mode")
     return ImagePreprocessing(
         size=image_size,
         resize_mode=resize_mode,
-        interpolation=config.get("interpolation"),
+        # Random is for training; open_clip evaluates such models with bicubic.
+        interpolation="bilinear" if config.get("interpolation") == "bilinear" else "bicubic",
         crop="round" if resize_mode == "shortest" else "none",
         mean=config.rgb("mean"),
-        std=config.rgb("std"),
+        std=config.deviations("std"),
     )

@@ -4,7 +4,7 @@ Unlike a bundle's manifest, a configuration may hold any number of other keys.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clip_search_export.errors import CheckpointError, UnsupportedError
@@ -22,12 +22,29 @@ class Settings:
         self._values = {**(defaults or {}), **values}
         self._where = where
 
+    @property
+    def where(self) -> str:
+        """The file, and the path in it, for complaints."""
+        return self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
     def size(self, key: str) -> int:
         """Return a count or length, at least 1."""
         value = self._values.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _SIZE_MAX:
             raise CheckpointError(f"{self._where}: {key} is {value!r}; an integer from 1 to {_SIZE_MAX} was expected.")
         return value
+
+    def square(self, key: str) -> int:
+        """Return the side of a square, given as one length or as two equal ones."""
+        value = self._values.get(key)
+        if isinstance(value, list) and value and all(side == value[0] for side in value) and len(value) == len("hw"):
+            return Settings({key: value[0]}, self._where).size(key)
+        if isinstance(value, list):
+            raise UnsupportedError(f"{self._where}: {key} = {value!r} is no square.")
+        return self.size(key)
 
     def token(self, key: str) -> int:
         """Return a token id, at least 0."""
@@ -49,6 +66,13 @@ class Settings:
         if not isinstance(value, list) or not all(map(_is_finite, value)) or len(value) != len("rgb"):
             raise CheckpointError(f"{self._where}: {key} is {value!r}; three numbers were expected.")
         return float(value[0]), float(value[1]), float(value[2])
+
+    def deviations(self, key: str) -> tuple[float, float, float]:
+        """Return three positive numbers."""
+        red, green, blue = self.rgb(key)
+        if min(red, green, blue) <= 0:
+            raise CheckpointError(f"{self._where}: {key} is {[red, green, blue]}; positive numbers were expected.")
+        return red, green, blue
 
     def get(self, key: str) -> Any:  # noqa: ANN401 - the caller looks at what it is.
         """Return whatever the key holds, or None."""

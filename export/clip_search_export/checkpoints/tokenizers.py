@@ -11,9 +11,17 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from clip_search_export.errors import CheckpointError
 from clip_search_export.tensors import read_json
 
-__all__ = ["TOKENIZER_FILES", "ClipTokenizer", "read_clip_tokenizer"]
+__all__ = ["TOKENIZER_FILES", "BundleTokenizer", "ClipTokenizer", "read_clip_tokenizer", "read_tokenizer_file"]
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "tokenizer_config.json",
+)
+"""The files of any family's tokenizer."""
 
 _SPECIAL_PAIRS = (("<|startoftext|>", "<|endoftext|>"), ("<start_of_text>", "<end_of_text>"))
 """The spellings of the start and end tokens: Hugging Face's and OpenCLIP's."""
@@ -22,7 +30,40 @@ _WORD_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 """How CLIP's tokenizer cuts text into words (openai/CLIP, simple_tokenizer.py)."""
 
 
-class ClipTokenizer:
+class BundleTokenizer:
+    """A tokenizer as a bundle holds it: it adds its special tokens, and neither pads nor truncates."""
+
+    def __init__(self, tokenizer: Tokenizer, end_token_id: int) -> None:
+        """Take a finished tokenizer.
+
+        Raises:
+            CheckpointError: it cannot encode every text.
+        """
+        _check_any_text(tokenizer)
+        self._tokenizer = tokenizer
+        self.end_token_id = end_token_id
+
+    def check_fits(self, vocab_size: int) -> None:
+        """Refuse a text tower whose vocabulary lacks ids of this tokenizer.
+
+        Raises:
+            CheckpointError: says both sizes.
+        """
+        tokens = max(self._tokenizer.get_vocab().values()) + 1
+        if tokens > vocab_size:
+            raise CheckpointError(f"the tokenizer has {tokens} tokens, the text tower only {vocab_size}.")
+
+    def folds_case(self) -> bool:
+        """Return whether capitals make no difference."""
+        upper, lower = (self._tokenizer.encode(text).ids for text in ("A CAT", "a cat"))
+        return bool(upper == lower)
+
+    def to_json(self) -> str:
+        """Return the file's content; equal tokenizers give equal text."""
+        return json.dumps(json.loads(self._tokenizer.to_str()), ensure_ascii=False, sort_keys=True) + "\n"
+
+
+class ClipTokenizer(BundleTokenizer):
     """A tokenizer that puts a start token before every text and an end token behind it."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -39,29 +80,16 @@ class ClipTokenizer:
             tokenizer.post_processor = processors.TemplateProcessing(
                 single=f"{start} $A {end}", special_tokens=[(start, start_id), (end, end_id)]
             )
-        _check_any_text(tokenizer)
-        self._tokenizer = tokenizer
-        self.end_token_id: int = end_id
-
-    def check_fits(self, vocab_size: int) -> None:
-        """Refuse a text tower whose vocabulary lacks ids of this tokenizer.
-
-        Raises:
-            CheckpointError: says both sizes.
-        """
-        tokens = max(self._tokenizer.get_vocab().values()) + 1
-        if tokens > vocab_size:
-            raise CheckpointError(f"the tokenizer has {tokens} tokens, the text tower only {vocab_size}.")
-
-    def to_json(self) -> str:
-        """Return the file's content; equal tokenizers give equal text."""
-        return json.dumps(json.loads(self._tokenizer.to_str()), ensure_ascii=False, sort_keys=True) + "\n"
+        super().__init__(tokenizer, end_id)
 
 
 def _check_any_text(tokenizer: Tokenizer) -> None:
     try:
         tokenizer.encode("any \N{SLICE OF PIZZA} text, é.")
-    except Exception as error:  # The library raises bare Exception.
+    except BaseException as error:
+        # The library raises bare Exception, and where it panics, what is not even that.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise CheckpointError(f"the tokenizer cannot encode every text: {error}.") from error
 
 
@@ -72,15 +100,29 @@ def read_clip_tokenizer(folder: Path) -> ClipTokenizer:
         CheckpointError: the files are missing or hold no tokenizer of CLIP.
     """
     if (folder / "tokenizer.json").is_file():
+        tokenizer = read_tokenizer_file(folder / "tokenizer.json")
         try:
-            return ClipTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")))
+            return ClipTokenizer(tokenizer)
         except CheckpointError as error:
             raise CheckpointError(f"{folder / 'tokenizer.json'}: {error}") from error
-        except Exception as error:  # The library raises bare Exception.
-            raise CheckpointError(f"{folder / 'tokenizer.json'} is no tokenizer file: {error}.") from error
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return ClipTokenizer(_build_from_parts(folder))
-    raise CheckpointError(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there.")
+    raise CheckpointError(
+        f"{folder} has no tokenizer: add tokenizer.json, or vocab.json and merges.txt. Most CLIP models share theirs "
+        "with openai/clip-vit-base-patch32, whose files can be copied."
+    )
+
+
+def read_tokenizer_file(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`.
+
+    Raises:
+        CheckpointError: it is no tokenizer file.
+    """
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # The library raises bare Exception.
+        raise CheckpointError(f"{path} is no tokenizer file: {error}.") from error
 
 
 def _build_from_parts(folder: Path) -> Tokenizer:

@@ -7,7 +7,18 @@ import numpy.typing as npt
 
 from clip_search_export.weights import Activation, LayerNorm, Linear, Transformer, TransformerBlock
 
-__all__ = ["ActivationRange", "Array", "attention", "erf", "layer_norm", "linear", "transformer", "unit_length"]
+__all__ = [
+    "ActivationRange",
+    "Array",
+    "activate",
+    "attention",
+    "erf",
+    "layer_norm",
+    "linear",
+    "perceptron",
+    "transformer",
+    "unit_length",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -67,8 +78,28 @@ def transformer(x: Array, tower: Transformer, seen: ActivationRange, *, causal: 
     """Run all blocks over (batch, length, width)."""
     for block in tower.blocks:
         x = seen.see(x + _self_attention(layer_norm(x, block.norm1), block, tower.heads, seen, causal=causal))
-        x = seen.see(x + _mlp(layer_norm(x, block.norm2), block, tower.activation, seen))
+        h = perceptron(layer_norm(x, block.norm2), block.mlp_up, block.mlp_down, tower.activation, seen)
+        x = seen.see(x + h)
     return x
+
+
+def perceptron(x: Array, up: Linear, down: Linear, activation: Activation, seen: ActivationRange) -> Array:
+    """Widen, activate, narrow again."""
+    hidden = activate(seen.see(linear(x, up)), activation)
+    return seen.see(linear(hidden, down))
+
+
+def activate(x: Array, activation: Activation) -> Array:
+    """Apply one of the activations (Hendrycks and Gimpel, 2016: GELU, and its two approximations)."""
+    activated: Array
+    if activation == "quick_gelu":
+        # x * sigmoid(1.702 x); below the bound it is 0 to the last bit, and exp would overflow.
+        activated = x / (1 + np.exp(-1.702 * np.maximum(x, -_QUICK_GELU_REACH)))
+    elif activation == "gelu_tanh":
+        activated = x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+    else:
+        activated = x * (1 + erf(x / math.sqrt(2))) / 2
+    return activated
 
 
 def unit_length(x: Array) -> Array:
@@ -110,16 +141,3 @@ def _split_heads(x: Array, heads: int) -> Array:
 def _self_attention(x: Array, block: TransformerBlock, heads: int, seen: ActivationRange, *, causal: bool) -> Array:
     query, key, value = np.split(seen.see(linear(x, block.qkv)), 3, axis=-1)
     return seen.see(linear(attention(query, key, value, heads, causal=causal), block.attention_output))
-
-
-def _mlp(x: Array, block: TransformerBlock, activation: Activation, seen: ActivationRange) -> Array:
-    hidden = _activate(seen.see(linear(x, block.mlp_up)), activation)
-    return seen.see(linear(hidden, block.mlp_down))
-
-
-def _activate(x: Array, activation: Activation) -> Array:
-    if activation == "quick_gelu":
-        # x * sigmoid(1.702 x); below the bound it is 0 to the last bit, and exp would overflow.
-        activated: Array = x / (1 + np.exp(-1.702 * np.maximum(x, -_QUICK_GELU_REACH)))
-        return activated
-    return x * (1 + erf(x / math.sqrt(2))) / 2

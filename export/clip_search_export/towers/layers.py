@@ -5,7 +5,7 @@ SkipLayerNormalization, and the projections of query, key and value are one prod
 computes only what the pooled token needs: keys and values of all tokens, the rest for one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,14 @@ import numpy as np
 from clip_search_export.graph import MICROSOFT, GraphBuilder, Value
 from clip_search_export.weights import Activation, LayerNorm, Linear, Transformer, TransformerBlock
 
-__all__ = ["add_layer_norm", "add_linear", "add_pooled_transformer", "add_unit_length"]
+__all__ = [
+    "add_layer_norm",
+    "add_linear",
+    "add_perceptron",
+    "add_pooled_transformer",
+    "add_transformer",
+    "add_unit_length",
+]
 
 _NORM_MIN = 1e-12
 """Smallest length that is divided by: a zero vector stays zero instead of becoming NaN."""
@@ -60,13 +67,7 @@ def add_pooled_transformer(
         (batch, 1, width).
     """
     *inner, last = transformer.blocks
-    sums = _Sums(residual=x, branch=None, bias=None)
-    for index, block in enumerate(inner):
-        with graph.scope("blocks", index):
-            h, residual = _add_sum_and_norm(graph, sums, block.norm1, "norm1")
-            attended = _add_self_attention(graph, h, block, transformer.heads, causal=causal)
-            sums = _Sums(residual, attended, block.attention_output)
-            sums = _add_mlp(graph, sums, block, transformer.activation)
+    sums = _add_blocks(graph, x, inner, transformer, causal=causal)
     with graph.scope("blocks", len(inner)):
         h, residual = _add_sum_and_norm(graph, sums, last.norm1, "norm1")
         attended = _add_pooled_attention(
@@ -75,6 +76,19 @@ def add_pooled_transformer(
         sums = _Sums(pool(residual, "pooled_residual"), attended, last.attention_output)
         sums = _add_mlp(graph, sums, last, transformer.activation)
     return _add_sum_and_norm(graph, sums, norm_final, "norm_final")[0]
+
+
+def add_transformer(graph: GraphBuilder, x: Value, transformer: Transformer, norm_final: LayerNorm) -> Value:
+    """Run all blocks, every token seeing every other, and the final normalization over (batch, length, width)."""
+    sums = _add_blocks(graph, x, transformer.blocks, transformer, causal=False)
+    return _add_sum_and_norm(graph, sums, norm_final, "norm_final")[0]
+
+
+def add_perceptron(graph: GraphBuilder, x: Value, up: Linear, down: Linear, activation: Activation) -> Value:
+    """Widen, activate, narrow again; the last bias is left to the sum that follows."""
+    hidden = graph.compute("MatMul", [x, graph.weight("up.weight", up.weight)], name="up")
+    activated = _add_biased_activation(graph, hidden, up, activation)
+    return graph.compute("MatMul", [activated, graph.weight("down.weight", down.weight)], name="down")
 
 
 def add_unit_length(graph: GraphBuilder, x: Value) -> Value:
@@ -93,6 +107,19 @@ class _Sums(NamedTuple):
     residual: Value
     branch: Value | None
     bias: Linear | None
+
+
+def _add_blocks(
+    graph: GraphBuilder, x: Value, blocks: Sequence[TransformerBlock], transformer: Transformer, *, causal: bool
+) -> _Sums:
+    sums = _Sums(residual=x, branch=None, bias=None)
+    for index, block in enumerate(blocks):
+        with graph.scope("blocks", index):
+            h, residual = _add_sum_and_norm(graph, sums, block.norm1, "norm1")
+            attended = _add_self_attention(graph, h, block, transformer.heads, causal=causal)
+            sums = _Sums(residual, attended, block.attention_output)
+            sums = _add_mlp(graph, sums, block, transformer.activation)
+    return sums
 
 
 def _add_sum_and_norm(graph: GraphBuilder, sums: _Sums, norm: LayerNorm, name: str) -> tuple[Value, Value]:
@@ -155,9 +182,7 @@ def _output_weight(graph: GraphBuilder, block: TransformerBlock) -> Value:
 def _add_mlp(graph: GraphBuilder, sums: _Sums, block: TransformerBlock, activation: Activation) -> _Sums:
     h, residual = _add_sum_and_norm(graph, sums, block.norm2, "norm2")
     with graph.scope("mlp"):
-        hidden = graph.compute("MatMul", [h, graph.weight("up.weight", block.mlp_up.weight)], name="up")
-        activated = _add_biased_activation(graph, hidden, block.mlp_up, activation)
-        down = graph.compute("MatMul", [activated, graph.weight("down.weight", block.mlp_down.weight)], name="down")
+        down = add_perceptron(graph, h, block.mlp_up, block.mlp_down, activation)
     return _Sums(residual, down, block.mlp_down)
 
 
@@ -165,5 +190,8 @@ def _add_biased_activation(graph: GraphBuilder, hidden: Value, up: Linear, activ
     bias = graph.weight("up.bias", up.bias)
     if activation == "gelu":
         return graph.compute("BiasGelu", [hidden, bias], name="activated", domain=MICROSOFT)
+    if activation == "gelu_tanh":
+        # FastGelu is no approximation here: it is the tanh formula itself.
+        return graph.compute("FastGelu", [hidden, bias], name="activated", domain=MICROSOFT)
     biased = graph.compute("Add", [hidden, bias], name="biased")
     return graph.compute("QuickGelu", [biased], name="activated", domain=MICROSOFT, alpha=1.702)

@@ -76,6 +76,8 @@ class Tokenizer:
 
     def _pooled_position(self, ids: list[int]) -> int:
         # `index` finds the first: words of the text may spell a special token.
+        if self._manifest.text_pooling == "last":
+            return self._manifest.context_length - 1
         if self._manifest.text_pooling == "highest_id":
             return ids.index(max(ids))
         return ids.index(self._manifest.end_token_id)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
+from clip_search_server.bundle import TextCleaning
 from clip_search_server.encoder.text_cleaning import clean_text
 from clip_search_server.encoder.tokens import Tokenizer
 from clip_search_server.errors import BundleError
@@ -84,6 +85,49 @@ def test_the_highest_id_may_be_another_token_than_the_end(tokenizer_json: str) -
     assert highest.ids[highest.end] == 600
     first_end = _tokenizer(library.to_str(), text_pooling="end_token").encode(text)
     assert first_end.end == len(first_end.ids) - 1
+
+
+def test_the_last_token_may_be_the_pooled_one(tokenizer_json: str) -> None:
+    """Towers that see their padding are pooled at the end of the context, whatever the text's length."""
+    tokenizer = _tokenizer(tokenizer_json, text_pooling="last", trim_padding=False, pad_token_id=7)
+    for text in ("", "a chip", "gulls " * 50):
+        tokens = tokenizer.encode(text)
+        assert len(tokens.ids) == CONTEXT_LENGTH
+        assert tokens.end == CONTEXT_LENGTH - 1
+
+
+@pytest.mark.parametrize(
+    ("cleaning", "cleaned"),
+    [
+        ("none", " A_b, “C”!\t42% "),
+        ("lower", " a_b, “c”!\t42% "),
+        ("whitespace", 'A_b, "C"! 42%'),
+        ("basic", 'a_b, "c"! 42%'),
+        ("strip_punctuation", "ab “c” 42"),
+        ("canonicalize", "a b c 42"),
+    ],
+)
+def test_each_cleaning_is_its_references(cleaning: TextCleaning, cleaned: str) -> None:
+    """White space, case, ASCII punctuation and underscores are treated as each reference treats them."""
+    assert clean_text(" A_b, “C”!\t42% ", cleaning) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("text", "tidied"),
+    [
+        ("don\u2019t \u201cgo\u201d", 'don\'t "go"'),
+        ("\ufb01re, \ufb06ar, \u01c9", "fire, star, lj"),
+        ("\uff26\uff35\uff2c\uff2c\u3000\uff76\uff9e", "full ガ"),
+        ("Tom &amp; Jerry &lt;b&gt; &amp;amp; P&eacute;rez", "tom & jerry <b> & pérez"),
+        ("a\x00b\x0bc\ufeffd\x7f", "abcd"),
+        ("e\u0301", "\u00e9"),
+        ("½ № Ⅷ ² ﷺ", "½ № ⅷ ² ﷺ"),
+    ],
+)
+def test_typography_is_tidied(text: str, tidied: str) -> None:
+    """Quotes, ligatures, widths, entities and control characters are treated as CLIP's own tokenizer treats them."""
+    assert clean_text(text, "basic") == tidied
+    assert clean_text(text, "lower") == text.lower()
 
 
 def test_basic_cleaning_folds_case_and_white_space(tokenizer_json: str) -> None:

@@ -1,6 +1,6 @@
 """The cases whose embeddings were computed once with open_clip and committed: their weights and inputs, made anew.
 
-Weights and inputs come from NumPy's frozen legacy generator and are not stored; `modified_resnet.json` holds what
+Weights and inputs come from NumPy's frozen legacy generator and are not stored; the files in `tests/goldens` hold what
 open_clip said of them, written by `tests/parity/make_goldens.py`.
 """
 
@@ -10,26 +10,46 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CASES", "GOLDENS", "GoldenInputs", "make_inputs"]
+from tests.unit.export.random_checkpoints import VIT
 
-GOLDENS: Final = Path(__file__).resolve().parents[2] / "goldens" / "modified_resnet.json"
+__all__ = ["CASES", "GoldenInputs", "golden_file", "make_inputs"]
 
-CASES: Final[dict[str, dict[str, Any]]] = {
-    "gelu": {"seed": 11},
-    "quick_gelu": {
-        "seed": 12,
-        "quick_gelu": True,
-        "image_size": 96,
-        "layers": [2, 1, 2, 1],
-        "vision_width": 12,
-        "head_width": 24,
-        "text_layers": 3,
-        "context_length": 20,
+CASES: Final[dict[str, dict[str, dict[str, Any]]]] = {
+    "modified_resnet": {
+        "gelu": {"seed": 11},
+        "quick_gelu": {
+            "seed": 12,
+            "quick_gelu": True,
+            "image_size": 96,
+            "layers": [2, 1, 2, 1],
+            "vision_width": 12,
+            "head_width": 24,
+            "text_layers": 3,
+            "context_length": 20,
+        },
+    },
+    "vision_transformer": {
+        "gelu": {"seed": 13, **VIT},
+        "quick_gelu": {
+            "seed": 14,
+            **VIT,
+            "quick_gelu": True,
+            "image_size": 80,
+            "patch_size": 18,  # leaves eight pixels out
+            "head_width": 24,
+            "mlp_ratio": 2.34,
+            "layers": 2,
+        },
     },
 }
-"""Arguments of `write_open_clip` by the name of the case."""
+"""Arguments of `write_open_clip` by the file of the goldens and the name of the case."""
 
 _PICTURES = 8
+
+
+def golden_file(family: str) -> Path:
+    """Return where the goldens of one family are."""
+    return Path(__file__).resolve().parents[2] / "goldens" / f"{family}.json"
 
 
 class GoldenInputs(NamedTuple):

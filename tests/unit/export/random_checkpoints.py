@@ -16,15 +16,32 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-__all__ = ["Tensors", "write_hf_clip", "write_open_clip", "write_tokenizer"]
+__all__ = [
+    "SENTENCES",
+    "VIT",
+    "Draw",
+    "Tensors",
+    "add_hf_block",
+    "add_linear",
+    "add_norm",
+    "make_byte_pairs",
+    "open_clip_config",
+    "open_clip_tensors",
+    "write_hf_clip",
+    "write_open_clip",
+    "write_tokenizer",
+]
 
 Tensors = dict[str, npt.NDArray[np.float32]]
 
-_SENTENCES = (
+SENTENCES = (
     "a photo of a red bicycle on the old harbour wall",
     "seven gulls argue about one chip under grey winter clouds",
     "somebody plays accordion badly near the lighthouse where fishermen mend blue nets",
 )
+VIT: dict[str, Any] = {"layers": 3, "patch_size": 8, "image_size": 32, "vision_width": 48}
+"""Overrides that make a vision transformer of OpenCLIP's layout."""
+
 _SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
 
 
@@ -41,7 +58,10 @@ def write_hf_clip(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
 
 
 def write_open_clip(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
-    """Write a CLIP ModifiedResNet in OpenCLIP layout, in FP16; `overrides` replace the dimensions below."""
+    """Write a CLIP ModifiedResNet in OpenCLIP layout, in FP16; `overrides` replace the dimensions below.
+
+    With one number of layers (see `VIT`) it is a vision transformer.
+    """
     config = open_clip_config(**overrides)
     folder.mkdir(parents=True, exist_ok=True)
     model = config["model_cfg"]
@@ -82,7 +102,7 @@ def make_byte_pairs(vocab_size: int) -> tuple[dict[str, int], list[tuple[str, st
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = dict.fromkeys([*alphabet, *(f"{byte}</w>" for byte in alphabet)])
     merges: list[tuple[str, str]] = []
-    for word in " ".join(_SENTENCES).split():
+    for word in " ".join(SENTENCES).split():
         pieces = [*word[:-1], f"{word[-1]}</w>"]
         for left, right in zip(accumulate(pieces), pieces[1:], strict=False):
             if left + right not in tokens and len(tokens) < vocab_size - len(_SPECIAL_TOKENS):
@@ -116,6 +136,7 @@ def open_clip_config(**overrides: Any) -> dict[str, Any]:
                 "layers": dims["layers"],
                 "width": dims["vision_width"],
                 "head_width": dims["head_width"],
+                **{key: dims[key] for key in ("patch_size", "mlp_ratio") if key in dims},
             },
             "text_cfg": {
                 "context_length": dims["context_length"],
@@ -136,35 +157,32 @@ def open_clip_config(**overrides: Any) -> dict[str, Any]:
 
 def open_clip_tensors(model: Mapping[str, Any], seed: int) -> Tensors:
     """Return random weights under open_clip's names, with batch statistics that are not those of a fresh model."""
-    draw = _Draw(seed)
+    draw = Draw(seed)
     vision, text, dim = model["vision_cfg"], model["text_cfg"], model["embed_dim"]
     tensors: Tensors = {"logit_scale": np.array(np.log(1 / 0.07), dtype=np.float32)}
-    _add_resnet(tensors, draw, vision, dim)
+    (_add_resnet if isinstance(vision["layers"], list) else _add_open_clip_vit)(tensors, draw, vision, dim)
     width = text["width"]
     tensors["token_embedding.weight"] = draw.normal(1.0, text["vocab_size"], width)
     tensors["positional_embedding"] = draw.normal(0.3, text["context_length"], width)
     for index in range(text["layers"]):
-        prefix = f"transformer.resblocks.{index}"
-        _add_norm(tensors, draw, f"{prefix}.ln_1", width)
-        tensors[f"{prefix}.attn.in_proj_weight"] = draw.matrix(3 * width, width)
-        tensors[f"{prefix}.attn.in_proj_bias"] = draw.normal(0.2, 3 * width)
-        _add_linear(tensors, draw, f"{prefix}.attn.out_proj", width, width)
-        _add_norm(tensors, draw, f"{prefix}.ln_2", width)
-        _add_linear(tensors, draw, f"{prefix}.mlp.c_fc", 4 * width, width)
-        _add_linear(tensors, draw, f"{prefix}.mlp.c_proj", width, 4 * width)
-    _add_norm(tensors, draw, "ln_final", width)
+        _add_open_clip_block(tensors, draw, f"transformer.resblocks.{index}", width, 4 * width)
+    add_norm(tensors, draw, "ln_final", width)
     tensors["text_projection"] = draw.matrix(width, dim)
     return tensors
 
 
-class _Draw:
+class Draw:
+    """Draws weights from one seed."""
+
     def __init__(self, seed: int) -> None:
         self._random = np.random.RandomState(seed)
 
     def normal(self, scale: float, *shape: int) -> npt.NDArray[np.float32]:
+        """Return values around zero."""
         return (scale * self._random.standard_normal(shape)).astype(np.float32)
 
     def around(self, centre: float, scale: float, *shape: int) -> npt.NDArray[np.float32]:
+        """Return values around `centre`."""
         return (centre + self.normal(scale, *shape)).astype(np.float32)
 
     def matrix(self, outputs: int, inputs: int) -> npt.NDArray[np.float32]:
@@ -172,20 +190,46 @@ class _Draw:
         return self.normal(1.4 / np.sqrt(inputs), outputs, inputs)
 
     def uniform(self, low: float, high: float, *shape: int) -> npt.NDArray[np.float32]:
+        """Return values from `low` to `high`."""
         return self._random.uniform(low, high, shape).astype(np.float32)
 
 
-def _add_norm(tensors: Tensors, draw: _Draw, prefix: str, width: int) -> None:
+def add_norm(tensors: Tensors, draw: Draw, prefix: str, width: int) -> None:
+    """Add a normalization that is not that of a fresh model."""
     tensors[f"{prefix}.weight"] = draw.around(1.0, 0.2, width)
     tensors[f"{prefix}.bias"] = draw.normal(0.2, width)
 
 
-def _add_linear(tensors: Tensors, draw: _Draw, prefix: str, outputs: int, inputs: int) -> None:
+def add_linear(tensors: Tensors, draw: Draw, prefix: str, outputs: int, inputs: int) -> None:
+    """Add a linear layer with a bias."""
     tensors[f"{prefix}.weight"] = draw.matrix(outputs, inputs)
     tensors[f"{prefix}.bias"] = draw.normal(0.2, outputs)
 
 
-def _add_resnet(tensors: Tensors, draw: _Draw, vision: Mapping[str, Any], dim: int) -> None:
+def _add_open_clip_block(tensors: Tensors, draw: Draw, prefix: str, width: int, hidden: int) -> None:
+    add_norm(tensors, draw, f"{prefix}.ln_1", width)
+    tensors[f"{prefix}.attn.in_proj_weight"] = draw.matrix(3 * width, width)
+    tensors[f"{prefix}.attn.in_proj_bias"] = draw.normal(0.2, 3 * width)
+    add_linear(tensors, draw, f"{prefix}.attn.out_proj", width, width)
+    add_norm(tensors, draw, f"{prefix}.ln_2", width)
+    add_linear(tensors, draw, f"{prefix}.mlp.c_fc", hidden, width)
+    add_linear(tensors, draw, f"{prefix}.mlp.c_proj", width, hidden)
+
+
+def _add_open_clip_vit(tensors: Tensors, draw: Draw, vision: Mapping[str, Any], dim: int) -> None:
+    width, patch = vision["width"], vision["patch_size"]
+    tensors["visual.conv1.weight"] = draw.normal(1 / patch, width, 3, patch, patch)
+    tensors["visual.class_embedding"] = draw.normal(0.5, width)
+    tensors["visual.positional_embedding"] = draw.normal(0.3, (vision["image_size"] // patch) ** 2 + 1, width)
+    for index in range(vision["layers"]):
+        hidden = int(width * vision.get("mlp_ratio", 4.0))
+        _add_open_clip_block(tensors, draw, f"visual.transformer.resblocks.{index}", width, hidden)
+    add_norm(tensors, draw, "visual.ln_pre", width)
+    add_norm(tensors, draw, "visual.ln_post", width)
+    tensors["visual.proj"] = draw.matrix(width, dim)
+
+
+def _add_resnet(tensors: Tensors, draw: Draw, vision: Mapping[str, Any], dim: int) -> None:
     width = vision["width"]
 
     def convolution(name: str, norm: str, outputs: int, inputs: int, kernel: int) -> None:
@@ -213,11 +257,11 @@ def _add_resnet(tensors: Tensors, draw: _Draw, vision: Mapping[str, Any], dim: i
     places = (vision["image_size"] // 32) ** 2
     tensors["visual.attnpool.positional_embedding"] = draw.normal(0.5, places + 1, channels)
     for part in ("q", "k", "v"):
-        _add_linear(tensors, draw, f"visual.attnpool.{part}_proj", channels, channels)
+        add_linear(tensors, draw, f"visual.attnpool.{part}_proj", channels, channels)
     for part in ("q", "k"):
         # Features grow with depth; a softmax that picks one place alone would turn rounding into another picture.
         tensors[f"visual.attnpool.{part}_proj.weight"] *= np.float32(0.2)
-    _add_linear(tensors, draw, "visual.attnpool.c_proj", dim, channels)
+    add_linear(tensors, draw, "visual.attnpool.c_proj", dim, channels)
 
 
 def _hf_dimensions(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,7 +328,7 @@ def _hf_preprocessing(size: int) -> dict[str, Any]:
 
 
 def _hf_tensors(dims: Mapping[str, Any], seed: int) -> Tensors:
-    draw = _Draw(seed)
+    draw = Draw(seed)
     width, patch, dim = dims["vision_width"], dims["patch_size"], dims["embedding_dim"]
     places = (dims["image_size"] // patch) ** 2
     tensors: Tensors = {
@@ -297,21 +341,22 @@ def _hf_tensors(dims: Mapping[str, Any], seed: int) -> Tensors:
         "text_model.embeddings.position_embedding.weight": draw.normal(0.3, dims["context_length"], dims["text_width"]),
         "text_projection.weight": draw.matrix(dim, dims["text_width"]),
     }
-    _add_norm(tensors, draw, "vision_model.pre_layrnorm", width)
-    _add_norm(tensors, draw, "vision_model.post_layernorm", width)
-    _add_norm(tensors, draw, "text_model.final_layer_norm", dims["text_width"])
+    add_norm(tensors, draw, "vision_model.pre_layrnorm", width)
+    add_norm(tensors, draw, "vision_model.post_layernorm", width)
+    add_norm(tensors, draw, "text_model.final_layer_norm", dims["text_width"])
     for tower in ("vision", "text"):
         for layer in range(dims[f"{tower}_layers"]):
             prefix = f"{tower}_model.encoder.layers.{layer}"
-            _add_hf_block(tensors, draw, prefix, dims[f"{tower}_width"], dims[f"{tower}_hidden"])
+            add_hf_block(tensors, draw, prefix, dims[f"{tower}_width"], dims[f"{tower}_hidden"])
     return tensors
 
 
-def _add_hf_block(tensors: Tensors, draw: _Draw, prefix: str, width: int, hidden: int) -> None:
-    _add_norm(tensors, draw, f"{prefix}.layer_norm1", width)
-    _add_norm(tensors, draw, f"{prefix}.layer_norm2", width)
+def add_hf_block(tensors: Tensors, draw: Draw, prefix: str, width: int, hidden: int) -> None:
+    """Add a transformer block under transformers' names, which CLIP and SigLIP share."""
+    add_norm(tensors, draw, f"{prefix}.layer_norm1", width)
+    add_norm(tensors, draw, f"{prefix}.layer_norm2", width)
     for part in ("q", "k", "v"):
-        _add_linear(tensors, draw, f"{prefix}.self_attn.{part}_proj", width, width)
-    _add_linear(tensors, draw, f"{prefix}.self_attn.out_proj", width, width)
-    _add_linear(tensors, draw, f"{prefix}.mlp.fc1", hidden, width)
-    _add_linear(tensors, draw, f"{prefix}.mlp.fc2", width, hidden)
+        add_linear(tensors, draw, f"{prefix}.self_attn.{part}_proj", width, width)
+    add_linear(tensors, draw, f"{prefix}.self_attn.out_proj", width, width)
+    add_linear(tensors, draw, f"{prefix}.mlp.fc1", hidden, width)
+    add_linear(tensors, draw, f"{prefix}.mlp.fc2", width, hidden)

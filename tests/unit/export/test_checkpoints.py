@@ -13,10 +13,15 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from clip_search_export.checkpoints.checkpoint import Checkpoint
-from clip_search_export.checkpoints.layouts import read_checkpoint
+from clip_search_export.checkpoints.layouts import KNOWN_FAMILIES, read_checkpoint
 from clip_search_export.errors import CheckpointError, UnsupportedError
+from clip_search_export.parity import GATES
+from clip_search_export.precision import FP32
+from clip_search_export.reference.towers import embed_images
 from clip_search_export.space import compute_space_id
+from clip_search_export.weights import TextTransformer
 from tests.unit.export.random_checkpoints import make_byte_pairs, write_hf_clip, write_open_clip
+from tests.unit.export.towers import image_cosine
 
 
 @pytest.fixture
@@ -118,7 +123,9 @@ def test_bfloat16_is_read_exactly(hf: Path) -> None:
     text = json.dumps(header).encode()
     (hf / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + body)
     expected = (tensors["text_projection.weight"].view(np.uint32) & 0xFFFF0000).view(np.float32)
-    assert np.array_equal(read_checkpoint(hf).text.projection, expected.T)
+    tower = read_checkpoint(hf).text
+    assert isinstance(tower, TextTransformer)
+    assert np.array_equal(tower.projection, expected.T)
 
 
 def test_a_tokenizer_in_two_parts_is_that_in_one(hf: Path) -> None:
@@ -151,19 +158,30 @@ def test_a_folder_with_both_layouts_is_read_as_hugging_faces(hf: Path, resnet: P
 # --- What is refused. ---
 
 
-@pytest.mark.parametrize("model_type", ["siglip", "chinese_clip", "bert"])
-def test_another_family_is_named_with_the_known_ones(hf: Path, model_type: str) -> None:
-    """A checkpoint of another family is refused by its name, and the known families are listed."""
+@pytest.mark.parametrize("model_type", ["align", "chinese_clip", "bert", ["clip"]])
+def test_another_family_is_named_with_the_known_ones(hf: Path, model_type: object) -> None:
+    """A checkpoint of another family is refused by its name, with the known families and the fallback's command."""
     _edit(hf / "config.json", lambda config: config.update(model_type=model_type))
-    with pytest.raises(UnsupportedError, match=rf"'{model_type}' is not supported; known families: CLIP ViT"):
+    with pytest.raises(UnsupportedError) as refused:
         read_checkpoint(hf)
+    message = str(refused.value)
+    assert message.startswith(f"the model type {model_type!r} is not supported; known families: CLIP ViT")
+    assert all(family in message for family in KNOWN_FAMILIES)
+    assert "by way of optimum" in message
 
 
-def test_a_vision_transformer_in_openclip_layout_is_not_known(resnet: Path) -> None:
-    """OpenCLIP's ViT is refused with the known families, not misread."""
-    _edit(resnet / "open_clip_config.json", lambda config: config["model_cfg"]["vision_cfg"].update(layers=12))
-    with pytest.raises(UnsupportedError, match=r"vision transformer in OpenCLIP layout.*known families"):
-        read_checkpoint(resnet)
+def test_a_patch_that_leaves_pixels_out_is_read(tmp_path: Path) -> None:
+    """As in a convolution without padding, pixels at the end that fill no patch are not seen."""
+    folder = write_hf_clip(tmp_path / "source", image_size=38, patch_size=12)
+    checkpoint = read_checkpoint(folder)
+    pixels = np.random.RandomState(0).randint(0, 256, size=(2, 38, 38, 3)).astype(np.uint8)
+    cut = pixels.copy()
+    cut[:, 36:] = cut[:, :, 36:] = 0
+    whole, blackened = (
+        embed_images(part, checkpoint.image, checkpoint.preprocessing).embeddings for part in (pixels, cut)
+    )
+    assert np.array_equal(whole, blackened)
+    assert image_cosine(tmp_path, checkpoint, FP32) >= GATES["fp32"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from clip_search_export.authoring import author_text_tower
 from clip_search_export.errors import ExportError, ParityError, PublishError, SourceError
 from clip_search_export.exporter import export
 from clip_search_export.precision import Precision, PrecisionName
+from clip_search_export.publishing import published_folder
 from clip_search_export.weights import TextTransformer
 from clip_search_server.bundle import Bundle
 from tests.unit.export.random_checkpoints import write_hf_clip
@@ -24,7 +26,7 @@ FILES = {"image.onnx", "image.onnx.data", "manifest.json", "text.onnx", "text.on
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-@pytest.mark.parametrize("family", ["hf_folder", "resnet_folder"])
+@pytest.mark.parametrize("family", ["hf_folder", "resnet_folder", "vit_folder"])
 def test_a_checkpoint_becomes_a_verified_bundle(
     tmp_path: Path, family: str, precision: PrecisionName, request: pytest.FixtureRequest
 ) -> None:
@@ -129,6 +131,34 @@ def test_a_terminated_program_leaves_nothing(hf_folder: Path, tmp_path: Path) ->
     result = subprocess.run(arguments, check=False, capture_output=True, timeout=100)
     assert result.returncode == 128 + signal.SIGTERM, result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_program_leaves_no_output_and_the_next_one_tidies_up(hf_folder: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle leaves no OUT; what was begun is removed by the next export to the same place."""
+    program = (
+        "import os, signal, sys\n"
+        "from clip_search_export import commands, exporter\n"
+        "def kill(*_):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "exporter.write_manifest = kill\n"
+        "commands.export(sys.argv[1:])\n"
+    )
+    arguments = [sys.executable, "-c", program, str(hf_folder), str(tmp_path / "out")]
+    assert subprocess.run(arguments, check=False, capture_output=True, timeout=100).returncode == -signal.SIGKILL
+    (abandoned,) = tmp_path.iterdir()
+    assert abandoned.name.startswith(".out.")
+    (tmp_path / ".outer.x.partial").mkdir()
+    export(str(hf_folder), tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".outer.x.partial"}
+
+
+def test_two_exports_to_one_place_leave_each_other_alone(hf_folder: Path, tmp_path: Path) -> None:
+    """An export does not remove what another, still running, has written beside the same output."""
+    with published_folder(tmp_path / "out") as first:
+        (first / "begun").write_text("mine")
+        export(str(hf_folder), tmp_path / "out")
+        assert (first / "begun").read_text() == "mine"
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_an_occupied_output_is_refused_before_any_work(hf_folder: Path, tmp_path: Path) -> None:

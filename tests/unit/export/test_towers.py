@@ -16,7 +16,7 @@ from clip_search_export.checkpoints.checkpoint import Checkpoint
 from clip_search_export.checkpoints.layouts import read_checkpoint
 from clip_search_export.parity import GATES, open_session
 from clip_search_export.precision import FP16, FP16_STORED, FP32
-from clip_search_export.weights import ModifiedResNet, TextTransformer, VisionTransformer
+from clip_search_export.weights import ModifiedResNet, TextTower, VisionTransformer
 from tests.unit.export.random_checkpoints import write_hf_clip, write_open_clip
 from tests.unit.export.towers import PRECISIONS, Change, image_cosine, text_cosine
 
@@ -95,7 +95,8 @@ def test_a_weight_beyond_the_range_of_fp16_stays_in_fp32(tmp_path: Path, hf: Che
 
 def _with_text_transformer(checkpoint: Checkpoint, **changes: object) -> Checkpoint:
     transformer = dataclasses.replace(checkpoint.text.transformer, **changes)  # type: ignore[arg-type]
-    return dataclasses.replace(checkpoint, text=dataclasses.replace(checkpoint.text, transformer=transformer))
+    text: TextTower = dataclasses.replace(checkpoint.text, transformer=transformer)
+    return dataclasses.replace(checkpoint, text=text)
 
 
 def _with_image(checkpoint: Checkpoint, **changes: object) -> Checkpoint:
@@ -154,7 +155,7 @@ def _text_gelu_kind(right: Checkpoint) -> Checkpoint:
 
 
 def _text_positions(right: Checkpoint) -> Checkpoint:
-    text: TextTransformer = dataclasses.replace(right.text, positions=np.roll(right.text.positions, 1, axis=0))
+    text: TextTower = dataclasses.replace(right.text, positions=np.roll(right.text.positions, 1, axis=0))
     return dataclasses.replace(right, text=text)
 
 

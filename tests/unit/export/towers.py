@@ -27,11 +27,11 @@ def manifest_of(checkpoint: Checkpoint) -> Manifest:
     """Return a manifest with the settings of `checkpoint` and no files."""
     return Manifest(
         model=ModelRecord("test", None, checkpoint.architecture, None),
-        embedding_dim=checkpoint.text.projection.shape[1],
+        embedding_dim=checkpoint.embedding_dim,
         logit_scale=checkpoint.logit_scale,
-        logit_bias=None,
-        context_length=len(checkpoint.text.positions),
-        trim_padding=True,
+        logit_bias=checkpoint.logit_bias,
+        context_length=checkpoint.context_length,
+        trim_padding=checkpoint.trim_padding,
         text_cleaning=checkpoint.text_cleaning,
         text_pooling=checkpoint.text_pooling,
         end_token_id=checkpoint.end_token_id,
