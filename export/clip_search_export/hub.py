@@ -34,7 +34,7 @@ from clip_search_export.weight_files import (
     read_shard_index,
 )
 
-__all__ = ["HUB_ID", "Download", "download_checkpoint"]
+__all__ = ["HUB_ID", "Download", "Progress", "download_checkpoint"]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

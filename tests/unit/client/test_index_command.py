@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -148,6 +149,18 @@ def test_no_server_is_known_before_anything_is_read(photos: Callable[..., Path])
     assert "cannot reach 127.0.0.1:1" in result.stderr
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Programs started meanwhile heed SIGINT, even when a script started these tests in its background.
+
+    A shell without job control has such children ignore it, and they pass that on to theirs; a handler they do not.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupting_ends_cleanly(server: FakeServer, program: Program, photos: Callable[..., Path]) -> None:
     """Ctrl-C stops the stream, tells what is stored, and leaves no traceback."""
     folder = photos(*(f"{number:03}.png" for number in range(200)))
