@@ -23,8 +23,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from clip_search_export.checkpoints import hf_clip, open_clip
 from clip_search_export.checkpoints.tokenizers import TOKENIZER_FILES
 from clip_search_export.errors import ExportError, SourceError
-from clip_search_export.hub_cache import cache_folder, fetch_large_file, is_disk_full
-from clip_search_export.weight_files import (
+from clip_search_export.files.weight_files import (
     HUGGING_FACE_WEIGHTS,
     INDEX_SUFFIX,
     OPEN_CLIP_WEIGHTS,
@@ -33,6 +32,7 @@ from clip_search_export.weight_files import (
     find_layouts,
     read_shard_index,
 )
+from clip_search_export.hub_cache import cache_folder, fetch_large_file, is_disk_full
 
 __all__ = ["HUB_ID", "Download", "Progress", "download_checkpoint"]
 

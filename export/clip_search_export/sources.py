@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_search_export.errors import SourceError
+from clip_search_export.files.torch_files import TORCH_SUFFIXES, open_torch_file
 from clip_search_export.hub import HUB_ID, download_checkpoint
-from clip_search_export.torch_files import TORCH_SUFFIXES, open_torch_file
 
 __all__ = ["DEMO", "LocalCheckpoint", "locate"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from clip_search_export.errors import CheckpointError
-from clip_search_export.tensors import TensorReader
-from clip_search_export.torch_files import open_torch_file
+from clip_search_export.files.tensors import TensorReader
+from clip_search_export.files.torch_files import open_torch_file
 
 torch = pytest.importorskip("torch")
 

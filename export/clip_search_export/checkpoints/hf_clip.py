@@ -18,8 +18,8 @@ from clip_search_export.checkpoints.hf_preprocessing import read_preprocessing
 from clip_search_export.checkpoints.layers import read_logit_scale, read_norm, read_transposed
 from clip_search_export.checkpoints.settings import Settings
 from clip_search_export.checkpoints.tokenizers import read_clip_tokenizer
-from clip_search_export.tensors import TensorReader, read_json
-from clip_search_export.weight_files import HUGGING_FACE_WEIGHTS
+from clip_search_export.files.tensors import TensorReader, read_json
+from clip_search_export.files.weight_files import HUGGING_FACE_WEIGHTS
 from clip_search_export.weights import Activation, TextTransformer, Transformer, VisionTransformer
 
 __all__ = ["CONFIG_FILES", "WEIGHT_FILES", "read"]

@@ -11,7 +11,7 @@ import numpy as np
 from clip_search_export.checkpoints.layers import read_linear, read_norm
 from clip_search_export.checkpoints.settings import Settings
 from clip_search_export.errors import CheckpointError
-from clip_search_export.tensors import TensorReader
+from clip_search_export.files.tensors import TensorReader
 from clip_search_export.weights import Linear, TransformerBlock
 
 __all__ = ["patch_grid", "read_blocks", "tower_config"]

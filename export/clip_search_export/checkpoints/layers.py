@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_search_export.errors import CheckpointError
-from clip_search_export.tensors import TensorReader
+from clip_search_export.files.tensors import TensorReader
 from clip_search_export.weights import LayerNorm, Linear
 
 __all__ = ["read_linear", "read_logit_scale", "read_norm", "read_scalar", "read_transposed"]

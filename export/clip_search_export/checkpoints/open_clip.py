@@ -19,8 +19,8 @@ from clip_search_export.checkpoints.open_clip_resnet import read_modified_resnet
 from clip_search_export.checkpoints.open_clip_tokenizers import read_text_settings
 from clip_search_export.checkpoints.settings import Settings
 from clip_search_export.errors import CheckpointError, UnsupportedError
-from clip_search_export.tensors import TensorReader, read_json
-from clip_search_export.weight_files import OPEN_CLIP_WEIGHTS
+from clip_search_export.files.tensors import TensorReader, read_json
+from clip_search_export.files.weight_files import OPEN_CLIP_WEIGHTS
 from clip_search_export.weights import (
     Activation,
     Linear,

@@ -3,7 +3,7 @@
 from clip_search_export.checkpoints.layers import read_linear
 from clip_search_export.checkpoints.settings import Settings
 from clip_search_export.errors import CheckpointError, UnsupportedError
-from clip_search_export.tensors import TensorReader
+from clip_search_export.files.tensors import TensorReader
 from clip_search_export.weights import AttentionPool, BatchNorm, Bottleneck, Convolution, ModifiedResNet
 
 __all__ = ["read_modified_resnet"]

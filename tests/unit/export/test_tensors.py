@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from clip_search_export.errors import CheckpointError
-from clip_search_export.tensors import TensorReader
+from clip_search_export.files.tensors import TensorReader
 from tests.unit.export.torch_files import write_torch_file
 
 NAME = "model.safetensors"

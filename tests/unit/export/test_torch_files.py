@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from clip_search_export.errors import CheckpointError
-from clip_search_export.tensors import TensorReader
-from clip_search_export.torch_files import open_torch_file
-from clip_search_export.torch_pickle import read_pickle
+from clip_search_export.files.tensors import TensorReader
+from clip_search_export.files.torch_files import open_torch_file
+from clip_search_export.files.torch_pickle import read_pickle
 from tests.unit.export.torch_files import (
     Call,
     Name,

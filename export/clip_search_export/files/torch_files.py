@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from clip_search_export.errors import CheckpointError
-from clip_search_export.mapped_tensors import LFS_START, MappedTensors, StoredTensor
-from clip_search_export.torch_pickle import PickledTensor, Storage, read_pickle
+from clip_search_export.files.mapped_tensors import LFS_START, MappedTensors, StoredTensor
+from clip_search_export.files.torch_pickle import PickledTensor, Storage, read_pickle
 
 __all__ = ["TORCH_SUFFIXES", "open_torch_file"]
 

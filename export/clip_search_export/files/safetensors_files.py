@@ -18,8 +18,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from clip_search_export.errors import CheckpointError
-from clip_search_export.json_files import reject_duplicates
-from clip_search_export.mapped_tensors import LFS_START, MappedTensors, StoredTensor
+from clip_search_export.files.json_files import reject_duplicates
+from clip_search_export.files.mapped_tensors import LFS_START, MappedTensors, StoredTensor
 
 __all__ = ["open_safetensors"]
 

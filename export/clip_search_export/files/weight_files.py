@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal, NamedTuple
 
 from clip_search_export.errors import CheckpointError
-from clip_search_export.json_files import read_json
+from clip_search_export.files.json_files import read_json
 
 __all__ = [
     "HUGGING_FACE_WEIGHTS",

@@ -1,0 +1,1 @@
+"""A checkpoint's files: which of them hold the weights, and their formats, read as data; knows nothing of models."""
