@@ -126,7 +126,7 @@ $(PARITY_STAMP): pyproject.toml requirements/constraints-parity.txt
 # The benchmarks' peers are those of the comparison with PyTorch, and more.
 $(BENCH_STAMP): export PIP_CONSTRAINT := $(CURDIR)/requirements/constraints-parity.txt
 $(BENCH_STAMP): $(PARITY_STAMP)
-	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --editable '.[server,export,optimum,train,test,bench]'
+	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --editable '.[bench]'
 	@touch $@
 
 $(TRAIN_STAMP): $(SETUP_INPUTS)

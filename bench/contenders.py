@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,6 @@ from bench.optimum_towers import export_towers
 from bench.random_vit import CONTEXT, MEAN, STD
 from clip_search_export.exporter import export
 from clip_search_export.precision import PrecisionName
-from clip_search_server.bundle import Bundle
 
 __all__ = ["CONTENDERS", "Contender", "Ids", "Pixels", "Work"]
 
@@ -59,7 +58,7 @@ class _Ours:
     def __init__(self, checkpoint: Path, work: Path, precision: PrecisionName) -> None:
         path = work / f"{checkpoint.name}-{precision}"
         shutil.rmtree(path, ignore_errors=True)
-        bundle: Bundle = export(str(checkpoint), path, precision=precision)
+        bundle = export(str(checkpoint), path, precision=precision)
         self._image, self._text = map(_session, bundle.model_files(precision))
 
     def images(self, pixels: Pixels) -> Work:
@@ -74,8 +73,7 @@ class _Optimum:
     """optimum's towers, cut out of its joint graph; texts padded to the context, as it ships."""
 
     def __init__(self, checkpoint: Path, work: Path) -> None:
-        self.image, self.text = export_towers(checkpoint, work / f"{checkpoint.name}-optimum")
-        self._image, self._text = _session(self.image), _session(self.text)
+        self._image, self._text = map(_session, export_towers(checkpoint, work / f"{checkpoint.name}-optimum"))
 
     def images(self, pixels: Pixels) -> Work:
         feed = {"pixel_values": _pixel_values(pixels)}
@@ -96,12 +94,12 @@ class _OpenVino:
     def __init__(self, checkpoint: Path, work: Path) -> None:
         towers = export_towers(checkpoint, work / f"{checkpoint.name}-optimum")
         core = openvino.Core()
-        hints: Mapping[str, Any] = {
+        hints = {
             "INFERENCE_PRECISION_HINT": "bf16",
             "INFERENCE_NUM_THREADS": os.cpu_count(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._image, self._text = (core.compile_model(core.read_model(tower), "CPU", dict(hints)) for tower in towers)
+        self._image, self._text = (core.compile_model(core.read_model(tower), "CPU", hints) for tower in towers)
 
     def images(self, pixels: Pixels) -> Work:
         feed = {"pixel_values": _pixel_values(pixels)}

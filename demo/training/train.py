@@ -92,7 +92,7 @@ NEW_TEXT_TOWER = Recipe(
     prototypes_known=True,
 )
 #: A finished run's text tower goes on; its image tower is made anew, of whichever kind.
-NEWIMAGE_TOWER = Recipe(
+NEW_IMAGE_TOWER = Recipe(
     seed=20261125, text_share=0.0, learning_rate=1e-3, small_size=60, small_share=0.4, hold_out_validation=False
 )
 IMAGE_TOWER = "visual."  # how the names of its weights begin
@@ -385,7 +385,7 @@ def main() -> None:
         sources.fetch(arguments.work)
     config = TOWERS[arguments.tower]
     kept = arguments.keep_image_tower or arguments.keep_text_tower
-    recipe = NEW_TEXT_TOWER if arguments.keep_image_tower else NEWIMAGE_TOWER if kept else Recipe()
+    recipe = NEW_TEXT_TOWER if arguments.keep_image_tower else NEW_IMAGE_TOWER if kept else Recipe()
     data = Data(arguments.work, config, recipe)
     trainer = Trainer(data, config, recipe, arguments.minutes * 60)
     parameters = sum(p.numel() for p in trainer.model.parameters())

@@ -10,6 +10,7 @@ from clip_search_export.authoring import author_image_tower, author_text_tower
 from clip_search_export.checkpoints.checkpoint import Checkpoint
 from clip_search_export.checkpoints.layouts import read_checkpoint
 from clip_search_export.graph import DATA_SUFFIX
+from clip_search_export.hub_cache import Progress
 from clip_search_export.inputs import make_image_inputs, make_text_inputs
 from clip_search_export.parity import (
     GATES,
@@ -40,10 +41,7 @@ from clip_search_server.bundle import (
 )
 from clip_search_server.encoder.tokens import Tokenizer
 
-__all__ = ["Progress", "export"]
-
-Progress = Callable[[str], None]
-"""Is told each step as it starts, in a few words."""
+__all__ = ["export"]
 
 _IMAGE_FILE, _TEXT_FILE, _TOKENIZER_FILE = "image.onnx", "text.onnx", "tokenizer.json"
 _PROOF: Final[PrecisionName] = "fp32"

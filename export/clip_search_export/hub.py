@@ -6,7 +6,7 @@ Small files come first; the configurations among them decide which of several se
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +32,9 @@ from clip_search_export.files.weight_files import (
     find_layouts,
     read_shard_index,
 )
-from clip_search_export.hub_cache import cache_folder, fetch_large_file, is_disk_full
+from clip_search_export.hub_cache import Progress, cache_folder, fetch_large_file, is_disk_full
 
-__all__ = ["HUB_ID", "Download", "Progress", "download_checkpoint"]
+__all__ = ["HUB_ID", "Download", "download_checkpoint"]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -43,8 +43,6 @@ _SMALL_FILES = ("README.md", *hf_clip.CONFIG_FILES, *open_clip.CONFIG_FILES, *TO
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".npz", ".onnx")
 _REASON_CHARACTERS_MAX = 200
 _REFUSED_STATUSES = (401, 403)
-
-Progress = Callable[[str], None]
 
 
 class Download(NamedTuple):

@@ -25,7 +25,10 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 
 from clip_search_export.errors import SourceError
 
-__all__ = ["cache_folder", "fetch_large_file", "is_disk_full"]
+__all__ = ["Progress", "cache_folder", "fetch_large_file", "is_disk_full"]
+
+Progress = Callable[[str], None]
+"""Is told each step as it starts, in a few words."""
 
 _ATTEMPTS_MAX = 100
 _IDLE_ATTEMPTS_MAX = 3
@@ -41,7 +44,7 @@ def cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def fetch_large_file(repository: str, name: str, commit: str, progress: Callable[[str], None]) -> Path:
+def fetch_large_file(repository: str, name: str, commit: str, progress: Progress) -> Path:
     """Bring one file into the cache, or find it there, and return its path in the snapshot of `commit`.
 
     Raises:
@@ -74,7 +77,7 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
-def _download(url: str, partial: Path, name: str, size_bytes: int | None, progress: Callable[[str], None]) -> None:
+def _download(url: str, partial: Path, name: str, size_bytes: int | None, progress: Progress) -> None:
     idle = 0
     for _ in range(_ATTEMPTS_MAX):
         start = _present_bytes(partial, size_bytes)

@@ -1,13 +1,13 @@
 """Finds the checkpoint that a person names: demo model, local folder or hub id; knows nothing of what is in it."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from clip_search_export.errors import SourceError
 from clip_search_export.files.torch_files import TORCH_SUFFIXES, open_torch_file
 from clip_search_export.hub import HUB_ID, download_checkpoint
+from clip_search_export.hub_cache import Progress
 
 __all__ = ["DEMO", "LocalCheckpoint", "locate"]
 
@@ -29,7 +29,7 @@ class LocalCheckpoint:
     licence: str | None
 
 
-def locate(source: str, revision: str | None, progress: Callable[[str], None] = lambda _step: None) -> LocalCheckpoint:
+def locate(source: str, revision: str | None, progress: Progress = lambda _step: None) -> LocalCheckpoint:
     """Bring the checkpoint named `source` onto this machine.
 
     Args:

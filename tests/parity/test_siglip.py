@@ -24,14 +24,13 @@ from clip_search_export.parity import GATES, measure_parity, open_session
 from clip_search_export.precision import PrecisionName
 from clip_search_export.reference.towers import embed_images, embed_texts
 from clip_search_server.bundle import Bundle
-from clip_search_server.encoder.pixels import PixelLimits, load_pixels
 from clip_search_server.encoder.text_cleaning import clean_text
 from clip_search_server.encoder.tokens import Tokenizer
+from tests.parity.served import served_pixels
 from tests.unit.export.random_siglip import write_siglip
 
 pytestmark = pytest.mark.parity
 
-LIMITS = PixelLimits(image_bytes_max=10**7, image_pixels_max=10**7)
 REFERENCE_ERROR_MAX = 1e-5  # transformers computes in FP32
 VOCAB_SIZE = 600
 LICENCE = Path(__file__).resolve().parents[2] / "LICENSE"
@@ -137,16 +136,6 @@ def bundle(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export(str(case.folder), tmp_path_factory.mktemp("bundle") / "out", precision="fp32")
 
 
-def _pixels(case: Case, bundle: Bundle) -> np.ndarray:
-    def png(picture: Any) -> bytes:
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        return buffer.getvalue()
-
-    preprocessing = bundle.manifest.image_preprocessing
-    return np.stack([load_pixels(png(picture), preprocessing, LIMITS) for picture in case.pictures])
-
-
 def _tokens(case: Case, bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
     tokens = [Tokenizer.from_bundle(bundle).encode(text) for text in case.texts]
     return np.stack([text.ids for text in tokens]), np.array([text.end for text in tokens])
@@ -155,7 +144,7 @@ def _tokens(case: Case, bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
 def test_pixels_are_the_processors(case: Case, bundle: Bundle) -> None:
     """Preprocessing gives the very pixels of transformers' processor, for every shape of picture."""
     theirs = case.processor(case.pictures, return_tensors="np", do_normalize=False, do_rescale=False)["pixel_values"]
-    assert np.array_equal(_pixels(case, bundle), theirs.transpose(0, 2, 3, 1))
+    assert np.array_equal(served_pixels(case.pictures, bundle), theirs.transpose(0, 2, 3, 1))
 
 
 def test_token_ids_are_the_tokenizers(case: Case, bundle: Bundle) -> None:
@@ -166,7 +155,7 @@ def test_token_ids_are_the_tokenizers(case: Case, bundle: Bundle) -> None:
 def test_the_reference_is_transformers(case: Case, bundle: Bundle) -> None:
     """The reference that gates every export gives transformers' embeddings, number by number."""
     checkpoint = read_checkpoint(case.folder)
-    images = embed_images(_pixels(case, bundle), checkpoint.image, checkpoint.preprocessing).embeddings
+    images = embed_images(served_pixels(case.pictures, bundle), checkpoint.image, checkpoint.preprocessing).embeddings
     assert np.abs(images - case.image_embeddings()).max() < REFERENCE_ERROR_MAX
     texts = embed_texts(*_tokens(case, bundle), checkpoint.text).embeddings
     assert np.abs(texts - case.text_embeddings()).max() < REFERENCE_ERROR_MAX
@@ -177,7 +166,7 @@ def test_the_towers_pass_alone_and_in_a_batch(case: Case, precision: PrecisionNa
     """Pictures and texts embed as transformers embeds them, one at a time and all together."""
     bundle = export(str(case.folder), tmp_path / "out", precision=precision)
     image, text = (open_session(path) for path in bundle.model_files(precision))
-    pixels, (ids, ends) = _pixels(case, bundle), _tokens(case, bundle)
+    pixels, (ids, ends) = served_pixels(case.pictures, bundle), _tokens(case, bundle)
     images = [image.run(None, {"pixels": batch})[0] for batch in (*pixels[:, None], pixels)]
     texts = [
         text.run(None, {"ids": i, "end": e})[0]

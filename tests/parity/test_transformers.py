@@ -1,6 +1,5 @@
 """CLIP ViT against Hugging Face transformers: pixels, token ids, embeddings, from the bytes of a picture on."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from clip_search_export.parity import GATES, measure_parity, open_session
 from clip_search_export.precision import PrecisionName
 from clip_search_export.reference.towers import embed_images, embed_texts
 from clip_search_server.bundle import Bundle
-from clip_search_server.encoder.pixels import PixelLimits, load_pixels
 from clip_search_server.encoder.tokens import Tokenizer
+from tests.parity.served import served_pixels
 from tests.unit.export.random_checkpoints import write_hf_clip
 
 pytestmark = pytest.mark.parity
 
-LIMITS = PixelLimits(image_bytes_max=10**7, image_pixels_max=10**7)
 BATCH = 17
 REFERENCE_ERROR_MAX = 1e-5  # transformers computes in FP32
 
@@ -92,22 +90,10 @@ def bundle(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export(str(case.folder), tmp_path_factory.mktemp("bundle") / "out", precision="fp32")
 
 
-def _pixels(case: Case, bundle: Bundle) -> np.ndarray:
-    """Return the pictures as the server reads them from PNG files: (pictures, size, size, 3)."""
-
-    def png(picture: Any) -> bytes:
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        return buffer.getvalue()
-
-    preprocessing = bundle.manifest.image_preprocessing
-    return np.stack([load_pixels(png(picture), preprocessing, LIMITS) for picture in case.pictures])
-
-
 def test_pixels_are_the_processors(case: Case, bundle: Bundle) -> None:
     """Preprocessing gives the very pixels of transformers' processor on Pillow, for every shape of picture."""
     theirs = case.processor(case.pictures, return_tensors="np", do_normalize=False, do_rescale=False)["pixel_values"]
-    assert np.array_equal(_pixels(case, bundle), theirs.transpose(0, 2, 3, 1))
+    assert np.array_equal(served_pixels(case.pictures, bundle), theirs.transpose(0, 2, 3, 1))
 
 
 def test_token_ids_are_the_tokenizers(case: Case, bundle: Bundle) -> None:
@@ -120,7 +106,7 @@ def test_token_ids_are_the_tokenizers(case: Case, bundle: Bundle) -> None:
 def test_the_reference_is_transformers(case: Case, bundle: Bundle) -> None:
     """The reference that gates every export gives transformers' embeddings, number by number."""
     checkpoint = read_checkpoint(case.folder)
-    images = embed_images(_pixels(case, bundle), checkpoint.image, checkpoint.preprocessing).embeddings
+    images = embed_images(served_pixels(case.pictures, bundle), checkpoint.image, checkpoint.preprocessing).embeddings
     assert np.abs(images - case.image_embeddings()).max() < REFERENCE_ERROR_MAX
     ids, ends = _padded(case, bundle)
     texts = embed_texts(ids, ends, checkpoint.text).embeddings
@@ -132,7 +118,7 @@ def test_image_towers_pass_alone_and_in_a_batch(case: Case, precision: Precision
     """Pictures of all shapes embed as transformers embeds them, one at a time and 17 together."""
     bundle = export(str(case.folder), tmp_path / "out", precision=precision)
     session = open_session(bundle.model_files(precision)[0])
-    pixels = _pixels(case, bundle)
+    pixels = served_pixels(case.pictures, bundle)
     together = session.run(None, {"pixels": pixels})[0]
     alone = np.concatenate([session.run(None, {"pixels": picture[None]})[0] for picture in pixels])
     parity = measure_parity(case.image_embeddings(), [alone, together], GATES[precision])

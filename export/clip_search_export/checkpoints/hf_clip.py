@@ -18,14 +18,14 @@ from clip_search_export.checkpoints.hf_preprocessing import read_preprocessing
 from clip_search_export.checkpoints.layers import read_logit_scale, read_norm, read_transposed
 from clip_search_export.checkpoints.settings import Settings
 from clip_search_export.checkpoints.tokenizers import read_clip_tokenizer
-from clip_search_export.files.tensors import TensorReader, read_json
+from clip_search_export.files.json_files import read_json
+from clip_search_export.files.tensors import TensorReader
 from clip_search_export.files.weight_files import HUGGING_FACE_WEIGHTS
 from clip_search_export.weights import Activation, TextTransformer, Transformer, VisionTransformer
 
-__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "read"]
+__all__ = ["CONFIG_FILES", "read"]
 
 CONFIG_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
-WEIGHT_FILES = HUGGING_FACE_WEIGHTS
 
 _LEGACY_EOS_TOKEN_ID = 2
 """Configurations with this id predate a fix in transformers and pool at the highest id of the text instead."""
@@ -76,7 +76,7 @@ def read(folder: Path) -> Checkpoint:
         CheckpointError: a file or tensor is missing, damaged or contradicts the configuration.
     """
     config = Settings(read_json(folder / "config.json"), "config.json", {"projection_dim": 512})
-    tensors = TensorReader.open(folder, WEIGHT_FILES)
+    tensors = TensorReader.open(folder, HUGGING_FACE_WEIGHTS)
     tokenizer = read_clip_tokenizer(folder)
     text_config = _tower_config(config, "text_config", _TEXT_DEFAULTS)
     vision_config = _tower_config(config, "vision_config", _VISION_DEFAULTS)

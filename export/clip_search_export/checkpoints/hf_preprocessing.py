@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from clip_search_export.checkpoints.settings import Settings
 from clip_search_export.errors import UnsupportedError
-from clip_search_export.files.tensors import read_json
+from clip_search_export.files.json_files import read_json
 from clip_search_server.bundle import ImagePreprocessing
 
 __all__ = ["read_preprocessing"]

@@ -21,7 +21,8 @@ from clip_search_export.checkpoints.layers import read_linear, read_logit_scale,
 from clip_search_export.checkpoints.settings import Settings
 from clip_search_export.checkpoints.siglip_tokenizers import read_siglip_tokenizer
 from clip_search_export.errors import CheckpointError
-from clip_search_export.files.tensors import TensorReader, read_json
+from clip_search_export.files.json_files import read_json
+from clip_search_export.files.tensors import TensorReader
 from clip_search_export.files.weight_files import HUGGING_FACE_WEIGHTS
 from clip_search_export.weights import (
     Activation,

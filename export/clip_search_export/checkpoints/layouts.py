@@ -6,7 +6,7 @@ from pathlib import Path
 from clip_search_export.checkpoints import hf_clip, hf_siglip, open_clip
 from clip_search_export.checkpoints.checkpoint import Checkpoint
 from clip_search_export.errors import CheckpointError, UnsupportedError
-from clip_search_export.files.tensors import read_json
+from clip_search_export.files.json_files import read_json
 from clip_search_export.files.weight_files import prefers_open_clip
 
 __all__ = ["FALLBACK", "KNOWN_FAMILIES", "read_checkpoint"]

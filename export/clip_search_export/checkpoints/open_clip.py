@@ -19,7 +19,8 @@ from clip_search_export.checkpoints.open_clip_resnet import read_modified_resnet
 from clip_search_export.checkpoints.open_clip_tokenizers import read_text_settings
 from clip_search_export.checkpoints.settings import Settings
 from clip_search_export.errors import CheckpointError, UnsupportedError
-from clip_search_export.files.tensors import TensorReader, read_json
+from clip_search_export.files.json_files import read_json
+from clip_search_export.files.tensors import TensorReader
 from clip_search_export.files.weight_files import OPEN_CLIP_WEIGHTS
 from clip_search_export.weights import (
     Activation,
@@ -31,10 +32,9 @@ from clip_search_export.weights import (
 )
 from clip_search_server.bundle import ImagePreprocessing
 
-__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "read"]
+__all__ = ["CONFIG_FILES", "read"]
 
 CONFIG_FILES = ("open_clip_config.json",)
-WEIGHT_FILES = OPEN_CLIP_WEIGHTS
 
 _NORM_EPSILON = 1e-5  # PyTorch's default of LayerNorm, in force where norm_kwargs says nothing.
 _VISION_DEFAULTS: Mapping[str, Any] = {
@@ -85,7 +85,7 @@ def read(folder: Path) -> Checkpoint:
     model = document.nested("model_cfg")
     vision, text = model.nested("vision_cfg", _VISION_DEFAULTS), model.nested("text_cfg", _TEXT_DEFAULTS)
     check_options(model, vision, text)
-    tensors = TensorReader.open(folder, WEIGHT_FILES)
+    tensors = TensorReader.open(folder, OPEN_CLIP_WEIGHTS)
     settings = read_text_settings(folder, text)
     activation: Activation = "quick_gelu" if _is_on(model, "quick_gelu") else "gelu"
     dim, resnet = model.size("embed_dim"), isinstance(vision.get("layers"), list)

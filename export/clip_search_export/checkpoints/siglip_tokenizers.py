@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, processors
 from clip_search_export.checkpoints.sentencepiece import build_tokenizer, read_sentencepiece
 from clip_search_export.checkpoints.tokenizers import BundleTokenizer, read_tokenizer_file
 from clip_search_export.errors import CheckpointError, UnsupportedError
-from clip_search_export.files.tensors import read_json
+from clip_search_export.files.json_files import read_json
 from clip_search_server.bundle import TextCleaning
 
 __all__ = ["SiglipTokenizer", "read_siglip_tokenizer"]

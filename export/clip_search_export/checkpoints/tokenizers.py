@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from clip_search_export.errors import CheckpointError
-from clip_search_export.files.tensors import read_json
+from clip_search_export.files.json_files import read_json
 
 __all__ = ["TOKENIZER_FILES", "BundleTokenizer", "ClipTokenizer", "read_clip_tokenizer", "read_tokenizer_file"]
 

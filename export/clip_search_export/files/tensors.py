@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_search_export.errors import CheckpointError
-from clip_search_export.files.json_files import read_json
 from clip_search_export.files.mapped_tensors import MappedTensors
 from clip_search_export.files.safetensors_files import open_safetensors
 from clip_search_export.files.torch_files import TORCH_SUFFIXES, open_torch_file
 from clip_search_export.files.weight_files import INDEX_SUFFIX, read_shard_index
 
-__all__ = ["TensorReader", "read_json"]
+__all__ = ["TensorReader"]
 
 
 class TensorReader:

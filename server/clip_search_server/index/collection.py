@@ -158,6 +158,11 @@ class Collection:
         return self._identity.space_id
 
     @property
+    def throttle_seconds_max(self) -> float:
+        """Longest that a write should wait for room, by the settings."""
+        return self._settings.throttle_seconds_max
+
+    @property
     def sequence(self) -> int:
         """Number of the newest write that reads can see."""
         return self._state.view.sequence

@@ -57,6 +57,11 @@ class AsyncCollection:
         return self._index.space_id
 
     @property
+    def throttle_seconds_max(self) -> float:
+        """Longest that a request which has stored nothing yet should wait for room."""
+        return self._index.throttle_seconds_max
+
+    @property
     def sequence(self) -> int:
         """Number of the newest acknowledged write."""
         return self._index.sequence

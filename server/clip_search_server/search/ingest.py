@@ -25,8 +25,6 @@ __all__ = ["Ingest", "Item", "ItemOutcome", "Stored", "check_id", "upsert_items"
 #: Items of one stream or request that are being embedded or wait for their commit.
 _ITEMS_IN_FLIGHT_MAX = 64
 _ITEMS_PER_COMMIT_MAX = 128
-#: Longest that a request which has stored nothing yet waits for room in the index.
-_PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +154,7 @@ async def upsert_items(
     async def collect(_index: int, _item_id: str, outcome: ItemOutcome) -> None:
         outcomes.append(outcome)
 
-    pipeline = Ingest(collection, encoder, limits, urgency, collect, patience_seconds=_PATIENCE_SECONDS)
+    pipeline = Ingest(collection, encoder, limits, urgency, collect, patience_seconds=collection.throttle_seconds_max)
 
     async def feed() -> None:
         for index, item in enumerate(items):

@@ -18,6 +18,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 __all__ = [
     "SENTENCES",
+    "SMALL_TOWERS",
     "VIT",
     "Draw",
     "Tensors",
@@ -39,6 +40,19 @@ SENTENCES = (
     "seven gulls argue about one chip under grey winter clouds",
     "somebody plays accordion badly near the lighthouse where fishermen mend blue nets",
 )
+SMALL_TOWERS: Mapping[str, int] = {
+    "image_size": 32,
+    "patch_size": 8,
+    "vision_width": 48,
+    "vision_hidden": 96,
+    "vision_layers": 3,
+    "vision_heads": 4,
+    "text_width": 32,
+    "text_hidden": 64,
+    "text_layers": 3,
+    "text_heads": 4,
+}
+"""Sizes of checkpoints in Hugging Face layout, whatever the family."""
 VIT: dict[str, Any] = {"layers": 3, "patch_size": 8, "image_size": 32, "vision_width": 48}
 """Overrides that make a vision transformer of OpenCLIP's layout."""
 
@@ -267,18 +281,9 @@ def _add_resnet(tensors: Tensors, draw: Draw, vision: Mapping[str, Any], dim: in
 def _hf_dimensions(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "embedding_dim": 24,
-        "image_size": 32,
-        "patch_size": 8,
-        "vision_width": 48,
-        "vision_hidden": 96,
-        "vision_layers": 3,
-        "vision_heads": 4,
+        **SMALL_TOWERS,
         "context_length": 20,
         "vocab_size": 640,
-        "text_width": 32,
-        "text_hidden": 64,
-        "text_layers": 3,
-        "text_heads": 4,
         "activation": "quick_gelu",
         "eos_token_id": None,
         **overrides,

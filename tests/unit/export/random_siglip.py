@@ -13,7 +13,15 @@ from typing import Any, Literal
 import numpy as np
 from safetensors.numpy import save_file
 
-from tests.unit.export.random_checkpoints import SENTENCES, Draw, Tensors, add_hf_block, add_linear, add_norm
+from tests.unit.export.random_checkpoints import (
+    SENTENCES,
+    SMALL_TOWERS,
+    Draw,
+    Tensors,
+    add_hf_block,
+    add_linear,
+    add_norm,
+)
 
 __all__ = [
     "siglip_tensors",
@@ -121,18 +129,9 @@ def siglip_tensors(dims: dict[str, Any], seed: int) -> Tensors:
 
 def _dimensions(overrides: dict[str, Any]) -> dict[str, Any]:
     return {
-        "image_size": 32,
-        "patch_size": 8,
-        "vision_width": 48,
-        "vision_hidden": 96,
-        "vision_layers": 3,
-        "vision_heads": 4,
+        **SMALL_TOWERS,
         "context_length": 16,
         "vocab_size": _VOCAB_SIZE,
-        "text_width": 32,
-        "text_hidden": 64,
-        "text_layers": 3,
-        "text_heads": 4,
         "activation": "gelu_pytorch_tanh",
         "resample": 3,
         **overrides,
