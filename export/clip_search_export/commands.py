@@ -35,14 +35,37 @@ _TERMINATED = 128 + signal.SIGTERM
     show_default=True,
     help="Format of the weights; FP16 halves the size and is converted once when a CPU loads it.",
 )
-def export(source: str, out: Path, revision: str | None, precision: PrecisionName) -> None:
+@click.option("--int8", is_flag=True, help="Add a variant in 8-bit arithmetic: the fastest on a CPU, not quite exact.")
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of pictures, and of texts in *.txt, to calibrate --int8 on; they should be like those to be searched.",
+)
+def export(  # noqa: PLR0917 - click passes options by name.
+    source: str,
+    out: Path,
+    revision: str | None,
+    precision: PrecisionName,
+    int8: bool,  # noqa: FBT001 - likewise
+    calibrate: Path | None,
+) -> None:
     """Turn the checkpoint SOURCE into a model bundle at OUT.
 
     SOURCE is a hub id (owner/name), a local folder in Hugging Face or OpenCLIP layout, or "demo". The towers are
     compared with a reference before anything is published; if a step fails, OUT is left as it was.
     """
+    if calibrate is not None and not int8:
+        raise click.UsageError("--calibrate goes with --int8: nothing else is calibrated.")
     with _clean_exit():
-        bundle = export_bundle(source, out, revision=revision, precision=precision, progress=_step_printer())
+        bundle = export_bundle(
+            source,
+            out,
+            revision=revision,
+            precision=precision,
+            int8=int8,
+            calibration=calibrate,
+            progress=_step_printer(),
+        )
     print_manifest(bundle.manifest, Console())
     click.echo(f"wrote {out}")
 

@@ -4,11 +4,20 @@ ExportError
 ├── SourceError          the source cannot be found or fetched
 ├── CheckpointError      the checkpoint is damaged, incomplete or contradicts itself
 │   └── UnsupportedError a sound checkpoint of an architecture that this exporter does not author
+├── CalibrationError     there is too little to calibrate 8-bit arithmetic on
 ├── ParityError          the authored towers do not agree with the reference
 └── PublishError         the output folder cannot be written or already holds something
 """
 
-__all__ = ["CheckpointError", "ExportError", "ParityError", "PublishError", "SourceError", "UnsupportedError"]
+__all__ = [
+    "CalibrationError",
+    "CheckpointError",
+    "ExportError",
+    "ParityError",
+    "PublishError",
+    "SourceError",
+    "UnsupportedError",
+]
 
 
 class ExportError(Exception):
@@ -25,6 +34,10 @@ class CheckpointError(ExportError):
 
 class UnsupportedError(CheckpointError):
     """The checkpoint is of an architecture, or has a setting, that no tower module here authors."""
+
+
+class CalibrationError(ExportError):
+    """There are too few pictures to calibrate 8-bit arithmetic on."""
 
 
 class ParityError(ExportError):

@@ -25,6 +25,8 @@ from clip_search_export.parity import (
 )
 from clip_search_export.precision import Precision, PrecisionName, precision_of
 from clip_search_export.publishing import check_free, published_folder
+from clip_search_export.quantization.samples import Samples, read_samples
+from clip_search_export.quantization.variant import quantize_towers
 from clip_search_export.reference.towers import Reference, embed_images, embed_texts
 from clip_search_export.sources import LocalCheckpoint, locate
 from clip_search_export.space import compute_space_id
@@ -54,6 +56,8 @@ def export(
     *,
     revision: str | None = None,
     precision: PrecisionName = "fp16",
+    int8: bool = False,
+    calibration: Path | None = None,
     progress: Progress = lambda _step: None,
 ) -> Bundle:
     """Turn the checkpoint `source` into a bundle at `out`.
@@ -63,6 +67,8 @@ def export(
         out: the bundle's folder; must not exist, or be empty.
         revision: a branch, tag or commit of the hub repository.
         precision: the format of weights and arithmetic.
+        int8: whether to add a variant for the processor that computes in 8 bits.
+        calibration: a folder of pictures and texts to calibrate that on; by default a checkout's sample pictures.
         progress: is told each step.
 
     Raises:
@@ -73,24 +79,36 @@ def export(
     local = locate(source, revision, progress)
     progress("reading the checkpoint")
     checkpoint = read_checkpoint(local.folder)
+    samples = read_samples(calibration, checkpoint.preprocessing) if int8 else None
     with published_folder(out) as folder:
-        _write_bundle(folder, local, checkpoint, precision, progress)
+        _write_bundle(folder, local, checkpoint, precision, samples, progress)
     return Bundle.open(out, verify=False)
 
 
-def _write_bundle(
-    folder: Path, local: LocalCheckpoint, checkpoint: Checkpoint, precision: PrecisionName, progress: Progress
+def _write_bundle(  # noqa: PLR0917 - what makes a bundle
+    folder: Path,
+    local: LocalCheckpoint,
+    checkpoint: Checkpoint,
+    precision: PrecisionName,
+    samples: Samples | None,
+    progress: Progress,
 ) -> None:
     (folder / _TOKENIZER_FILE).write_text(checkpoint.tokenizer_json, encoding="utf-8")
     progress("computing the id of the embedding space")
     draft = _describe(local, checkpoint, precision)
     image = _prove_image_tower(folder / _IMAGE_FILE, checkpoint, precision, progress)
     text = _prove_text_tower(folder / _TEXT_FILE, checkpoint, draft, precision, progress)
-    progress("sealing the bundle")
+    variants = dict(draft.variants)
     parity: dict[str, ParityRecord] = {
         name: ParityRecord(reference=REFERENCE, provider=PROVIDER, image=image[name], text=text[name]) for name in image
     }
-    write_manifest(folder, dataclasses.replace(draft, files=record_files(folder), parity=parity))
+    if samples is not None:
+        variants["int8"] = Variant(image="image.int8.onnx", text="text.int8.onnx")
+        paths = folder / variants["int8"].image, folder / variants["int8"].text
+        tokenizer = Tokenizer(checkpoint.tokenizer_json, draft)
+        parity["int8"] = quantize_towers(*paths, checkpoint, tokenizer, samples, progress)
+    progress("sealing the bundle")
+    write_manifest(folder, dataclasses.replace(draft, variants=variants, files=record_files(folder), parity=parity))
 
 
 def _describe(local: LocalCheckpoint, checkpoint: Checkpoint, precision: PrecisionName) -> Manifest:

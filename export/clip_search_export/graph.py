@@ -1,6 +1,7 @@
 """A small typed builder over ONNX: values know their element type, constants know their precision.
 
-Knows nothing of towers. Two rules are kept here so that tower modules need not think of them:
+Knows nothing of towers and of how products are quantized. Two rules are kept here so that tower modules need not think
+of them:
 
 - A weight is stored in the precision's format, or in FP32 where its values leave FP16's range.
 - An operator computes in the precision's arithmetic, or in FP32 if one of its weights had to stay in FP32; its other
@@ -22,14 +23,18 @@ import numpy.typing as npt
 from onnx import GraphProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto, helper
 
 from clip_search_export.precision import Precision, store
+from clip_search_export.quantization.schemes import FLOAT, Plan
 
-__all__ = ["DATA_SUFFIX", "MICROSOFT", "GraphBuilder", "Value"]
+__all__ = ["DATA_SUFFIX", "MICROSOFT", "PROBE", "GraphBuilder", "Value"]
 
 MICROSOFT = "com.microsoft"
 """The domain of ONNX Runtime's fused operators."""
 
 DATA_SUFFIX = ".data"
 """What is added to a graph's name for the file of its large constants."""
+
+PROBE = "probe:"
+"""How the names of the outputs for calibration begin."""
 
 _ONNX_OPSET = 20
 _MICROSOFT_OPSET = 1
@@ -42,6 +47,7 @@ _LINE_BYTES = 64
 _ELEMENT_OF = {
     np.dtype(np.float16): TensorProto.FLOAT16,
     np.dtype(np.float32): TensorProto.FLOAT,
+    np.dtype(np.int8): TensorProto.INT8,
     np.dtype(np.int32): TensorProto.INT32,
     np.dtype(np.int64): TensorProto.INT64,
     np.dtype(np.uint8): TensorProto.UINT8,
@@ -58,10 +64,21 @@ class Value:
 
 
 class GraphBuilder:
-    """Collects nodes and constants of one graph, then writes it."""
+    """Collects nodes and constants of one graph, then writes it.
 
-    def __init__(self, name: str, precision: Precision) -> None:
+    Args:
+        name: of the graph.
+        precision: of its weights and arithmetic.
+        plan: which products compute in 8 bits, and how.
+        probing: whether every probed value becomes one more output, for calibration.
+    """
+
+    def __init__(self, name: str, precision: Precision, *, plan: Plan = FLOAT, probing: bool = False) -> None:
         self.precision = precision
+        self.plan = plan
+        #: The weight of each product or convolution by its full name, whatever it is quantized to.
+        self.products: dict[str, npt.NDArray[np.floating]] = {}
+        self._probing = probing
         self._name = name
         self._scopes: list[str] = []
         self._names: set[str] = set()
@@ -83,6 +100,17 @@ class GraphBuilder:
             yield
         finally:
             self._scopes.pop()
+
+    def full_name(self, name: str) -> str:
+        """Return `name` with the scopes before it."""
+        return ".".join([*self._scopes, name])
+
+    def probe(self, name: str, value: Value) -> None:
+        """Make `value` an output called `name`, in FP32 and of any shape, if the graph is for calibration."""
+        if self._probing:
+            wide = self.cast(value, np.float32)
+            self._nodes.append(helper.make_node("Identity", [wide.name], [f"{PROBE}{name}"], name=f"{PROBE}{name}"))
+            self._outputs.append(helper.make_tensor_value_info(f"{PROBE}{name}", TensorProto.FLOAT, None))
 
     def input(self, name: str, dtype: type[np.generic], shape: Sequence[str | int]) -> Value:
         """Declare an input of the graph; strings in `shape` are dynamic axes."""
@@ -109,7 +137,7 @@ class GraphBuilder:
 
     def exact(self, name: str, array: npt.NDArray[Any]) -> Value:
         """Add a constant in the type that it has."""
-        return self._constant(name, np.ascontiguousarray(array))
+        return self._constant(name, np.asarray(array, order="C"))  # keeps a scalar one
 
     def integers(self, name: str, values: Sequence[int]) -> Value:
         """Add a small list of int64: a shape, axes or bounds."""
@@ -202,7 +230,7 @@ class GraphBuilder:
         return tuple(Value(output, element) for output in outputs if output)
 
     def _unique_name(self, name: str) -> str:
-        full = ".".join([*self._scopes, name])
+        full = self.full_name(name)
         candidates = itertools.chain([full], (f"{full}.{number}" for number in itertools.count(2)))
         unique = next(candidate for candidate in candidates if candidate not in self._names)
         self._names.add(unique)

@@ -51,6 +51,13 @@ def _index_settings(limits: Limits, *, durability: Any, tail_rows_max: int) -> I
 @click.option("--listen", default="127.0.0.1:50051", show_default=True, help="HOST:PORT; port 0 picks a free one.")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option(
+    "--precision",
+    type=click.Choice(["float", "auto", "fp16", "fp32", "int8"]),
+    default="float",
+    show_default=True,
+    help="The bundle's FP16 or FP32; int8, if it was exported; auto takes int8 where the processor is fast at it.",
+)
+@click.option(
     "--durability",
     type=click.Choice(["always", "interval"]),
     default="always",
@@ -75,6 +82,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     data: Path,
     listen: str,
     device: Any,  # noqa: ANN401 - click hands over one of the choices
+    precision: Any,  # noqa: ANN401 - likewise
     durability: Any,  # noqa: ANN401 - likewise
     segment_rows: int,
     drain_seconds: float,
@@ -96,6 +104,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         data=data,
         listen=listen,
         device=device,
+        precision=precision,
         insecure=insecure,
         drain_seconds=drain_seconds,
         index=_index_settings(limits, durability=durability, tail_rows_max=segment_rows),

@@ -116,7 +116,7 @@ class TowerParity:
 
     Cosines are of *centred* embeddings: the reference's mean over the inputs is subtracted from both sides first.
     `spread` is the smallest length of a centred reference embedding: inputs that the reference cannot tell apart would
-    measure nothing.
+    measure nothing. `gate` is what the worst cosine must reach; of int8, the mean.
     """
 
     inputs: int
@@ -128,12 +128,16 @@ class TowerParity:
 
 @dataclass(frozen=True)
 class ParityRecord:
-    """The parity of both towers of one variant and what it was measured with."""
+    """The parity of both towers of one variant and what it was measured with.
+
+    `top10_overlap`, for int8: the mean share of a text's ten nearest pictures that both towers together leave the same.
+    """
 
     reference: str
     provider: str
     image: TowerParity
     text: TowerParity
+    top10_overlap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -272,6 +276,7 @@ def _parse_parity(fields: JsonFields) -> ParityRecord:
         provider=fields.text("provider"),
         image=_parse_tower_parity(fields.object("image")),
         text=_parse_tower_parity(fields.object("text")),
+        top10_overlap=fields.optional_number("top10_overlap"),
     )
 
 

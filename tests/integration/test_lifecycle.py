@@ -149,6 +149,12 @@ def test_listening_to_the_world_needs_a_word(bundle: Path, tmp_path: Path, addre
     assert "--insecure" in refused_start(bundle, tmp_path / "data", "--listen", address)
 
 
+def test_asking_for_8_bits_that_were_not_exported_is_an_error(bundle: Path, tmp_path: Path) -> None:
+    """`--precision int8` never runs another precision; the message says how to get it."""
+    assert "export it with --int8" in refused_start(bundle, tmp_path / "data", "--precision", "int8")
+    assert not (tmp_path / "data").exists()
+
+
 def test_asking_for_a_missing_gpu_is_an_error(bundle: Path, tmp_path: Path) -> None:
     """`--device cuda` never falls back silently."""
     line = refused_start(bundle, tmp_path / "data", "--device", "cuda")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_search_export.graph import MICROSOFT, GraphBuilder, Value
+from clip_search_export.towers.products import add_product, is_quantized, note_product
 from clip_search_export.weights import Activation, LayerNorm, Linear, Transformer, TransformerBlock
 
 __all__ = [
@@ -38,7 +39,7 @@ def add_layer_norm(graph: GraphBuilder, x: Value, norm: LayerNorm, name: str) ->
 def add_linear(graph: GraphBuilder, x: Value, linear: Linear, name: str) -> Value:
     """Multiply by the weight and add the bias."""
     with graph.scope(name):
-        product = graph.compute("MatMul", [x, graph.weight("weight", linear.weight)], name="product")
+        product = add_product(graph, x, linear.weight, "product")
         return graph.compute("Add", [product, graph.weight("bias", linear.bias)], name="sum")
 
 
@@ -86,9 +87,9 @@ def add_transformer(graph: GraphBuilder, x: Value, transformer: Transformer, nor
 
 def add_perceptron(graph: GraphBuilder, x: Value, up: Linear, down: Linear, activation: Activation) -> Value:
     """Widen, activate, narrow again; the last bias is left to the sum that follows."""
-    hidden = graph.compute("MatMul", [x, graph.weight("up.weight", up.weight)], name="up")
+    hidden = add_product(graph, x, up.weight, "up")
     activated = _add_biased_activation(graph, hidden, up, activation)
-    return graph.compute("MatMul", [activated, graph.weight("down.weight", down.weight)], name="down")
+    return add_product(graph, activated, down.weight, "down")
 
 
 def add_unit_length(graph: GraphBuilder, x: Value) -> Value:
@@ -145,15 +146,22 @@ def _add_sum_and_norm(graph: GraphBuilder, sums: _Sums, norm: LayerNorm, name: s
 
 def _add_self_attention(graph: GraphBuilder, h: Value, block: TransformerBlock, heads: int, *, causal: bool) -> Value:
     with graph.scope("attention"):
+        bias = graph.weight("qkv.bias", block.qkv.bias)
+        if is_quantized(graph, "qkv"):
+            parts = _add_split(graph, add_product(graph, h, block.qkv.weight, "qkv"))
+            kind, inputs = "MultiHeadAttention", [*parts, bias]
+        else:
+            note_product(graph, h, block.qkv.weight, "qkv")
+            kind, inputs = "Attention", [h, graph.weight("qkv.weight", block.qkv.weight), bias]
         attended = graph.compute(
-            "Attention",
-            [h, graph.weight("qkv.weight", block.qkv.weight), graph.weight("qkv.bias", block.qkv.bias)],
-            name="attended",
-            domain=MICROSOFT,
-            num_heads=heads,
-            unidirectional=int(causal),
+            kind, inputs, name="attended", domain=MICROSOFT, num_heads=heads, unidirectional=int(causal)
         )
-        return graph.compute("MatMul", [attended, _output_weight(graph, block)], name="output")
+        return add_product(graph, attended, block.attention_output.weight, "output")
+
+
+def _add_split(graph: GraphBuilder, x: Value) -> tuple[Value, ...]:
+    """Cut (batch, length, 3 * width) into query, key and value."""
+    return graph.compute_many("Split", [x], names=("query", "key", "value"), axis=-1, num_outputs=3)
 
 
 def _add_pooled_attention(
@@ -162,7 +170,7 @@ def _add_pooled_attention(
     parts = np.split(block.qkv.weight, 3, axis=1)  # each (width, width)
     with graph.scope("attention"):
         query, key, value = (
-            graph.compute("MatMul", [x, graph.weight(f"{part}.weight", weight)], name=part)
+            add_product(graph, x, weight, part)
             for x, part, weight in zip((pooled, h, h), ("query", "key", "value"), parts, strict=True)
         )
         attended = graph.compute(
@@ -172,11 +180,7 @@ def _add_pooled_attention(
             domain=MICROSOFT,
             num_heads=heads,
         )
-        return graph.compute("MatMul", [attended, _output_weight(graph, block)], name="output")
-
-
-def _output_weight(graph: GraphBuilder, block: TransformerBlock) -> Value:
-    return graph.weight("output.weight", block.attention_output.weight)
+        return add_product(graph, attended, block.attention_output.weight, "output")
 
 
 def _add_mlp(graph: GraphBuilder, sums: _Sums, block: TransformerBlock, activation: Activation) -> _Sums:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from clip_search_export.graph import MICROSOFT, GraphBuilder, Value
 from clip_search_export.towers.layers import add_linear, add_unit_length
+from clip_search_export.towers.products import add_convolution
 from clip_search_export.weights import AttentionPool, Bottleneck, Convolution, ModifiedResNet
 from clip_search_server.bundle import ImagePreprocessing
 
@@ -59,19 +60,20 @@ def _add_stem(graph: GraphBuilder, pixels: Value, tower: ModifiedResNet, preproc
         x = graph.cast(x, graph.arithmetic)
         weight, bias = fold_batch_norm(first)
         weight /= (_WHITE * np.array(preprocessing.std))[:, None, None]
-        x = _add_relu(graph, _add_convolution(graph, x, weight, bias, "conv1", stride=2))
-        x = _add_relu(graph, _add_folded(graph, x, second, "conv2"))
-        x = _add_relu(graph, _add_folded(graph, x, third, "conv3"))
+        x = add_convolution(graph, x, weight, bias, "conv1", stride=2, relu=True)
+        x = _add_folded(graph, x, second, "conv2", relu=True)
+        x = _add_folded(graph, x, third, "conv3", relu=True)
         return _add_average_pool(graph, x, 2)
 
 
 def _add_bottleneck(graph: GraphBuilder, x: Value, block: Bottleneck) -> Value:
-    h = _add_relu(graph, _add_folded(graph, x, block.reduce, "reduce"))
-    h = _add_relu(graph, _add_folded(graph, h, block.spatial, "spatial"))
-    h = _add_folded(graph, _add_average_pool(graph, h, block.stride), block.expand, "expand")
+    h = _add_folded(graph, x, block.reduce, "reduce", relu=True)
+    h = _add_folded(graph, h, block.spatial, "spatial", relu=True)
+    h = _add_folded(graph, _add_average_pool(graph, h, block.stride), block.expand, "expand", relu=False)
     identity = x
     if block.downsample is not None:
-        identity = _add_folded(graph, _add_average_pool(graph, x, block.stride), block.downsample, "downsample")
+        pooled = _add_average_pool(graph, x, block.stride)
+        identity = _add_folded(graph, pooled, block.downsample, "downsample", relu=False)
     return _add_relu(graph, graph.compute("Add", [h, identity], name="sum"))
 
 
@@ -97,30 +99,9 @@ def _add_attention_pool(graph: GraphBuilder, x: Value, pool: AttentionPool) -> V
     return add_linear(graph, attended, pool.output, "output")  # (batch, dim)
 
 
-def _add_folded(graph: GraphBuilder, x: Value, convolution: Convolution, name: str) -> Value:
+def _add_folded(graph: GraphBuilder, x: Value, convolution: Convolution, name: str, *, relu: bool) -> Value:
     weight, bias = fold_batch_norm(convolution)
-    return _add_convolution(graph, x, weight, bias, name, stride=1)
-
-
-def _add_convolution(
-    graph: GraphBuilder,
-    x: Value,
-    weight: npt.NDArray[np.float64],
-    bias: npt.NDArray[np.float64],
-    name: str,
-    *,
-    stride: int,
-) -> Value:
-    kernel = weight.shape[-1]
-    with graph.scope(name):
-        return graph.compute(
-            "Conv",
-            [x, graph.weight("weight", weight.astype(np.float32)), graph.weight("bias", bias.astype(np.float32))],
-            name="convolved",
-            kernel_shape=[kernel, kernel],
-            strides=[stride, stride],
-            pads=[kernel // 2] * 4,
-        )
+    return add_convolution(graph, x, weight, bias, name, stride=1, relu=relu)
 
 
 def _add_relu(graph: GraphBuilder, x: Value) -> Value:

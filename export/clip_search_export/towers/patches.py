@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_search_export.graph import GraphBuilder, Value
+from clip_search_export.towers.products import add_byte_product
 from clip_search_export.weights import Array
 from clip_search_server.bundle import ImagePreprocessing
 
@@ -38,8 +39,8 @@ def add_patches(
     """
     weight, constant = fold_pixels(patch_weight, preprocessing)
     with graph.scope("patches"):
-        patches = _add_centred_patches(graph, pixels, patch_weight.shape[-1], preprocessing.size)
-        embedded = graph.compute("MatMul", [patches, graph.weight("weight", weight)], name="embedded")
+        patches = _add_patches(graph, pixels, patch_weight.shape[-1], preprocessing.size)
+        embedded = add_byte_product(graph, patches, weight, "embedded")
         offsets = graph.weight("positions", (positions + constant)[None])  # (1, patches, width)
         return graph.compute("Add", [embedded, offsets], name="positioned")
 
@@ -56,8 +57,8 @@ def fold_pixels(
     return flat.astype(np.float32), constant.astype(np.float32)
 
 
-def _add_centred_patches(graph: GraphBuilder, pixels: Value, patch: int, size: int) -> Value:
-    """Cut (batch, size, size, 3) into (batch, patches, patch * patch * 3), centred; moved while still bytes."""
+def _add_patches(graph: GraphBuilder, pixels: Value, patch: int, size: int) -> Value:
+    """Cut bytes (batch, size, size, 3) into (batch, patches, patch * patch * 3)."""
     side = size // patch
     if side * patch != size:
         # Like a convolution, the embedding leaves out what fills no patch at the end.
@@ -68,9 +69,4 @@ def _add_centred_patches(graph: GraphBuilder, pixels: Value, patch: int, size: i
     x = graph.operator("Reshape", [pixels, grid], name="grid")
     x = graph.operator("Transpose", [x], name="grouped", perm=[0, 1, 3, 2, 4, 5])
     flat = graph.integers("flat_shape", [-1, side * side, patch * patch * 3])
-    x = graph.operator("Reshape", [x, flat], name="flat")
-    x = graph.cast(x, graph.arithmetic)
-    centre = graph.exact("centre", np.array(_CENTRE, dtype=graph.arithmetic))
-    scale = graph.exact("scale", np.array(1 / _CENTRE, dtype=graph.arithmetic))
-    x = graph.operator("Sub", [x, centre], name="shifted")
-    return graph.operator("Mul", [x, scale], name="centred")
+    return graph.operator("Reshape", [x, flat], name="flat")

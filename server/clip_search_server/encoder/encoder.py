@@ -20,6 +20,7 @@ import numpy.typing as npt
 from clip_search_server.bundle import Bundle, Manifest
 from clip_search_server.encoder.batching import Batcher, Urgency
 from clip_search_server.encoder.pixels import PixelLimits, load_pixels
+from clip_search_server.encoder.precision import Precision, PrecisionChoice, choose_precision
 from clip_search_server.encoder.sessions import (
     Device,
     DeviceChoice,
@@ -58,7 +59,7 @@ class Encoder:
         text_tower: TextTower,
         limits: Limits,
         *,
-        precision: str,
+        precision: Precision,
         device: Device,
     ) -> None:
         self.manifest = manifest
@@ -91,23 +92,24 @@ class Encoder:
         )
 
     @classmethod
-    def open(cls, bundle: Bundle, limits: Limits, *, device: DeviceChoice = "auto") -> Self:
-        """Load a bundle's towers, FP16 when it has them.
+    def open(
+        cls, bundle: Bundle, limits: Limits, *, device: DeviceChoice = "auto", precision: PrecisionChoice = "float"
+    ) -> Self:
+        """Load a bundle's towers.
 
         Raises:
             BundleError: a graph or the tokenizer cannot be loaded.
-            FailedPreconditionError: the wanted device cannot be used.
+            FailedPreconditionError: the wanted device cannot be used, or the bundle lacks the wanted precision.
         """
-        variants = bundle.manifest.variants
-        precision = "fp16" if "fp16" in variants else next(iter(variants))
         chosen = choose_device(device)
+        variant = choose_precision(bundle.manifest.variants, precision, chosen)
         return cls(
             bundle.manifest,
             Tokenizer.from_bundle(bundle),
-            OrtImageTower(bundle, precision, chosen),
-            OrtTextTower(bundle, precision, chosen),
+            OrtImageTower(bundle, variant.name, chosen),
+            OrtTextTower(bundle, variant.name, chosen),
             limits,
-            precision=precision,
+            precision=variant,
             device=chosen,
         )
 

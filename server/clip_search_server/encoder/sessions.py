@@ -7,7 +7,7 @@ part of `Device` and logged at start-up. A request for CUDA that cannot be met i
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,10 @@ from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.tokens import Tokens
 from clip_search_server.errors import BundleError, FailedPreconditionError
 
-__all__ = ["Device", "DeviceChoice", "ImageTower", "OrtImageTower", "OrtTextTower", "TextTower", "choose_device"]
+__all__ = ["CPU", "Device", "DeviceChoice", "ImageTower", "OrtImageTower", "OrtTextTower", "TextTower", "choose_device"]
+
+CPU: Final = "CPUExecutionProvider"
+_CUDA: Final = "CUDAExecutionProvider"
 
 DeviceChoice = Literal["auto", "cuda", "cpu"]
 
@@ -52,8 +55,8 @@ def choose_device(choice: DeviceChoice) -> Device:
         FailedPreconditionError: CUDA was asked for and the installed runtime has none.
     """
     available = ort.get_available_providers()
-    if choice != "cpu" and "CUDAExecutionProvider" in available:
-        return Device("CUDAExecutionProvider", "cuda:0", "the runtime offers CUDA")
+    if choice != "cpu" and _CUDA in available:
+        return Device(_CUDA, "cuda:0", "the runtime offers CUDA")
     if choice == "cuda":
         raise FailedPreconditionError(
             "--device cuda: the installed ONNX Runtime has no CUDA provider "
@@ -61,7 +64,7 @@ def choose_device(choice: DeviceChoice) -> Device:
             "pip install 'clip-search[server-gpu]', or start with --device cpu."
         )
     reason = "--device cpu" if choice == "cpu" else "the runtime offers no CUDA"
-    return Device("CPUExecutionProvider", "cpu", reason)
+    return Device(CPU, "cpu", reason)
 
 
 def _open_session(path: Path, device: Device, threads: int) -> ort.InferenceSession:
@@ -69,6 +72,8 @@ def _open_session(path: Path, device: Device, threads: int) -> ort.InferenceSess
     options.intra_op_num_threads = threads
     # Waiting threads that spin would take the processor away from picture decoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Older x86 processors add products of bytes in 16 bits, which overflow; this keeps the runtime from using that.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = ort.InferenceSession(path, options, providers=[device.provider])
     except Exception as error:  # The runtime raises classes of its own that share no public base.

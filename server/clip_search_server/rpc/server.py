@@ -32,6 +32,7 @@ from clip_search.v1 import (
 )
 from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.encoder import Encoder
+from clip_search_server.encoder.precision import PrecisionChoice
 from clip_search_server.encoder.sessions import DeviceChoice
 from clip_search_server.errors import ClipSearchError, FailedPreconditionError
 from clip_search_server.index import Collection, IndexSettings
@@ -60,6 +61,7 @@ class ServerOptions:
     data: Path
     listen: str
     device: DeviceChoice
+    precision: PrecisionChoice
     insecure: bool
     drain_seconds: float
     index: IndexSettings
@@ -163,11 +165,12 @@ async def _open_catalog(bundle: Bundle, options: ServerOptions) -> Catalog:
 
 
 def _open_encoder(bundle: Bundle, options: ServerOptions) -> Encoder:
-    encoder = Encoder.open(bundle, options.limits, device=options.device)
+    encoder = Encoder.open(bundle, options.limits, device=options.device, precision=options.precision)
     _LOG.info(
-        "model %s, %s, on %s (%s)",
+        "model %s, %s (%s), on %s (%s)",
         bundle.manifest.model.source,
-        encoder.precision,
+        encoder.precision.name,
+        encoder.precision.reason,
         encoder.device.provider,
         encoder.device.reason,
     )

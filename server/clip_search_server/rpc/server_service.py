@@ -46,7 +46,7 @@ def _model_info(bundle: Bundle, encoder: Encoder) -> server_pb2.ModelInfo:
         licence=manifest.model.licence or "",
         embedding_dim=manifest.embedding_dim,
         context_length=manifest.context_length,
-        precision=encoder.precision,
+        precision=encoder.precision.name,
         execution_provider=encoder.device.provider,
         bundle_digest=manifest.bundle_digest(),
         is_default=True,

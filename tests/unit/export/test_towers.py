@@ -308,4 +308,4 @@ def test_constants_are_named_after_what_they_are(tmp_path: Path, hf: Checkpoint)
     author_image_tower(tmp_path / "image.onnx", hf.image, hf.preprocessing, FP32)
     model = onnx.load(tmp_path / "image.onnx", load_external_data=False)
     names = {tensor.name for tensor in model.graph.initializer}
-    assert {"patches.weight", "blocks.0.attention.qkv.weight", "blocks.2.mlp.up.bias", "projection"} <= names
+    assert {"patches.embedded.weight", "blocks.0.attention.qkv.weight", "blocks.2.mlp.up.bias", "projection"} <= names

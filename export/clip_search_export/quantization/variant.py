@@ -1,0 +1,175 @@
+"""Writes the 8-bit variant of a bundle's towers: calibrate, smooth, plan, author, judge; the steps are elsewhere.
+
+The judge is the same tower in FP32, on inputs that calibration never saw. Below the target the product with the worst
+error goes back to floating point, an eighth of them at a time, until the target is met or half of them have gone.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from clip_search_export.authoring import author_image_tower, author_text_tower
+from clip_search_export.checkpoints.checkpoint import Checkpoint
+from clip_search_export.errors import ParityError
+from clip_search_export.hub_cache import Progress
+from clip_search_export.parity import PROVIDER, Embeddings, measure_parity, open_session
+from clip_search_export.precision import FP16_STORED, FP32, Precision
+from clip_search_export.quantization.calibration import Feed, SiteSamples, calibrate
+from clip_search_export.quantization.planning import Products, plan_of, plan_products, without_worst
+from clip_search_export.quantization.samples import Samples
+from clip_search_export.quantization.schemes import FLOAT, Plan
+from clip_search_export.quantization.smoothing import smooth_transformer
+from clip_search_export.weights import ImageTower, ModifiedResNet, TextTower
+from clip_search_server.bundle import ParityRecord, TowerParity
+from clip_search_server.encoder.tokens import Tokenizer, Tokens
+
+__all__ = ["COSINE_GATE", "OVERLAP_GATE", "quantize_towers", "top_overlap"]
+
+COSINE_GATE: Final = 0.995
+"""The mean centred cosine, over inputs that were not calibrated on, below which nothing is published."""
+OVERLAP_GATE: Final = 0.9
+"""Likewise the mean share of a text's ten nearest pictures that stay the same."""
+
+_REFERENCE: Final = "FP32 graph"
+_COSINE_TARGET = 0.998
+_FLOAT_SHARE_MAX = 0.5
+_PICTURES_AT_ONCE = 4
+_NEAREST = 10
+
+_Tower: TypeAlias = ImageTower | TextTower
+_Author: TypeAlias = Callable[[Path, _Tower, Precision, Plan, bool], Products]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """A tower in 8 bits beside the same tower in FP32, on the inputs held out."""
+
+    parity: TowerParity
+    exact: Embeddings
+    quantized: Embeddings
+
+
+def quantize_towers(  # noqa: PLR0917 - what makes a variant
+    image_path: Path,
+    text_path: Path,
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    samples: Samples,
+    progress: Progress,
+) -> ParityRecord:
+    """Write both towers in 8 bits and return how far they agree with FP32.
+
+    Raises:
+        ParityError: they do not agree well enough.
+    """
+
+    def author_image(path: Path, tower: _Tower, precision: Precision, plan: Plan, probing: bool) -> Products:  # noqa: FBT001
+        return author_image_tower(path, tower, checkpoint.preprocessing, precision, plan=plan, probing=probing)  # type: ignore[arg-type]
+
+    def author_text(path: Path, tower: _Tower, precision: Precision, plan: Plan, probing: bool) -> Products:  # noqa: FBT001
+        return author_text_tower(path, tower, precision, plan=plan, probing=probing)  # type: ignore[arg-type]
+
+    image = _quantize(
+        "image",
+        image_path,
+        checkpoint.image,
+        author_image,
+        _picture_feeds(samples.pixels),
+        _picture_feeds(samples.held_out_pixels),
+        progress,
+    )
+    text = _quantize(
+        "text",
+        text_path,
+        checkpoint.text,
+        author_text,
+        _text_feeds(tokenizer, samples.texts),
+        _text_feeds(tokenizer, samples.held_out_texts),
+        progress,
+    )
+    overlap = top_overlap(text.exact @ image.exact.T, text.quantized @ image.quantized.T)
+    if not overlap >= OVERLAP_GATE:
+        raise ParityError(
+            f"the towers in 8 bits find other pictures: {overlap:.3f} of the first {_NEAREST} are the same, gate "
+            f"{OVERLAP_GATE}. Nothing was written; export without --int8."
+        )
+    return ParityRecord(
+        reference=_REFERENCE, provider=PROVIDER, image=image.parity, text=text.parity, top10_overlap=overlap
+    )
+
+
+def top_overlap(exact: Embeddings, approximate: Embeddings) -> float:
+    """Return the mean share of each row's ten highest scores, (texts, pictures), that both have in common."""
+    count = min(_NEAREST, exact.shape[1])
+    best, found = (np.argsort(-scores, axis=1, kind="stable")[:, :count] for scores in (exact, approximate))
+    return float(np.mean([len(np.intersect1d(*rows)) / count for rows in zip(best, found, strict=True)]))
+
+
+def _quantize(  # noqa: PLR0917 - the parts of one tower
+    name: str,
+    path: Path,
+    tower: _Tower,
+    author: _Author,
+    feeds: Sequence[Feed],
+    held_out: Sequence[Feed],
+    progress: Progress,
+) -> _Judged:
+    with TemporaryDirectory(dir=path.parent, prefix="calibration.") as folder:
+        exact_path = Path(folder) / "fp32.onnx"
+        progress(f"calibrating the {name} tower on {len(feeds)} batches")
+        products = author(exact_path, tower, FP32, FLOAT, True)
+        samples = calibrate(exact_path, feeds)
+        exact = _embed(exact_path, held_out)
+    smoothed, samples, products = _smooth(tower, samples, products)
+    planned = plan_products(products, samples)
+    total = len(planned)
+    while True:
+        progress(f"authoring the {name} tower with {len(planned)} of {total} products in 8 bits")
+        author(path, smoothed, FP16_STORED, plan_of(planned), False)
+        quantized = _embed(path, held_out)
+        parity = measure_parity(exact, [quantized], COSINE_GATE)
+        if parity.centred_cosine_mean >= _COSINE_TARGET or len(planned) <= _FLOAT_SHARE_MAX * total:
+            break
+        planned = without_worst(planned)
+    if not parity.centred_cosine_mean >= parity.gate:
+        raise ParityError(
+            f"the {name} tower in 8 bits disagrees with FP32: mean centred cosine {parity.centred_cosine_mean:.6f}, "
+            f"gate {parity.gate}. Nothing was written; export without --int8."
+        )
+    return _Judged(parity, exact, quantized)
+
+
+def _smooth(
+    tower: _Tower, samples: dict[str, SiteSamples], products: Products
+) -> tuple[_Tower, dict[str, SiteSamples], Products]:
+    """Return the tower smoothed, and what was seen and the weights as they are in it."""
+    if isinstance(tower, ModifiedResNet):
+        return tower, samples, products
+    transformer, divisors = smooth_transformer(tower.transformer, samples)
+    smoothed: _Tower = dataclasses.replace(tower, transformer=transformer)
+    moved = {site: samples[site].divided(divisor) for site, divisor in divisors.items()}
+    weights = {site: products[site] * divisor[:, None] for site, divisor in divisors.items()}
+    return smoothed, samples | moved, {**products, **weights}
+
+
+def _embed(path: Path, feeds: Sequence[Feed]) -> Embeddings:
+    session = open_session(path)
+    return np.concatenate([session.run(["embedding"], dict(feed))[0] for feed in feeds])
+
+
+def _picture_feeds(pixels: npt.NDArray[np.uint8]) -> list[Feed]:
+    return [{"pixels": pixels[at : at + _PICTURES_AT_ONCE]} for at in range(0, len(pixels), _PICTURES_AT_ONCE)]
+
+
+def _text_feeds(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Feed]:
+    """Return each text alone, so that none is padded by another."""
+    return [_text_feed(tokenizer.encode(text)) for text in texts]
+
+
+def _text_feed(tokens: Tokens) -> Feed:
+    return {"ids": np.array([tokens.ids], dtype=np.int64), "end": np.array([tokens.end], dtype=np.int64)}
