@@ -25,8 +25,8 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help prerequisites setup demo serve train-demo test test-system faults parity check format protos \
-	proto-baseline bench loadtest clean
+.PHONY: help prerequisites setup demo serve train-demo test test-system test-large faults parity check format protos \
+	proto-baseline bench bench-towers loadtest clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,10 +50,13 @@ train-demo: $(TRAIN_STAMP) ## train the demo model afresh (hours; downloads pict
 # ── Tests ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 test: $(DEV_STAMP) ## every test that needs only Python
-	$(BIN)/python -m pytest -m "not system and not faults and not parity" $(ARGS)
+	$(BIN)/python -m pytest -m "not system and not large and not faults and not parity" $(ARGS)
 
 test-system: $(DEV_STAMP) ## tests that need programs of the system, such as strace, or root
 	$(BIN)/python -m pytest -m "system and not faults and not parity" $(ARGS)
+
+test-large: $(DEV_STAMP) ## models of true size, which take minutes and gigabytes
+	$(BIN)/python -m pytest -m large $(ARGS)
 
 faults: $(DEV_STAMP) ## the long fault suite
 	$(BIN)/python -m pytest -m faults tests/faults $(ARGS)
@@ -88,6 +91,9 @@ proto-baseline: $(DEV_STAMP) ## make the API as it is now the one that later cha
 
 bench: $(BENCH_STAMP) ## every benchmark, one after the other; each ends with one JSON line
 	set -e; for program in bench/bench_*.py; do echo "== $$program"; $(PARITY_VENV)/bin/python -m "bench.$$(basename $$program .py)"; done
+
+bench-towers: $(BENCH_STAMP) ## the towers beside other exports and runtimes; ARGS="vit-b-32 --only '1 text'"
+	$(PARITY_VENV)/bin/python -m bench.bench_towers $(ARGS)
 
 loadtest: $(LOADTEST_STAMP) ## a short headless load test of the demo server, with an HTML report
 	$(BIN)/python -m loadtest.run $(ARGS)

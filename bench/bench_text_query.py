@@ -24,8 +24,8 @@ import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
+from bench.models import MODELS
 from bench.optimum_towers import export_towers
-from bench.random_vit import write_checkpoint
 from clip_search.v1 import content_pb2, index_pb2, index_pb2_grpc, item_pb2, search_pb2, search_pb2_grpc
 from demo.server_process import ServerProcess, program
 
@@ -37,7 +37,7 @@ RATIO_MAX = 0.4
 
 def main() -> int:
     """Prepare, measure, print; exit 1 when the bar is missed."""
-    checkpoint = write_checkpoint(WORK / "random-vit-b-32")
+    checkpoint = MODELS["vit-b-32"].write(WORK / "random-vit-b-32")
     bundle, export_s = _export(checkpoint)
     peer = _Peer(checkpoint)
     log = WORK / "server.log"

@@ -163,7 +163,8 @@ class ResidualAttentionBlock(nn.Module):
         # Written out: for sequences this short it trains twice as fast as the fused operator on a processor.
         scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5)
         if self.causal:
-            scores = scores.masked_fill(torch.ones(length, length, dtype=torch.bool).triu(1), float("-inf"))
+            behind = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+            scores = scores.masked_fill(behind, float("-inf"))
         attended = scores.softmax(dim=-1).to(v.dtype) @ v
         x = x + self.attn.out_proj(attended.transpose(1, 2).reshape(batch, length, width))
         return x + self.mlp(self.ln_2(x))
@@ -248,5 +249,5 @@ class Clip(nn.Module):
         """Map token ids (batch, length), end-of-text being the largest id, to unit vectors (batch, embed_dim)."""
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
         x = self.ln_final(self.transformer(x))
-        pooled = x[torch.arange(len(ids)), ids.argmax(dim=-1)]
+        pooled = x[torch.arange(ids.shape[0], device=x.device), ids.argmax(dim=-1)]
         return F.normalize((pooled @ self.text_projection).float(), dim=-1)
