@@ -12,13 +12,13 @@ import openvino
 import torch
 
 from bench import optimum_towers, torch_towers
-from bench.bundles import variants
+from bench.bundles import quantize, variants
 from bench.contender import Contender, Makers, Work
 from bench.machine import cpu_session
 from bench.models import Model
 from bench.torch_contender import TorchTowers
 from bench.tower_cases import Ids, Pixels, normalise
-from clip_search_server.bundle import Bundle
+from clip_search_server.bundle import INT8, Bundle
 
 __all__ = ["cpu_contenders"]
 
@@ -29,8 +29,10 @@ def cpu_contenders(checkpoint: Path, model: Model, work: Path, bundles: Sequence
     by_torch = torch_towers.is_open_clip(checkpoint)
     tracer, exported = ("traced", torch_towers.export_towers) if by_torch else ("optimum", optimum_towers.export_towers)
     traced = work / f"{checkpoint.name}-{tracer}"
+    ours = variants(bundles)
+    ours.setdefault(INT8, quantize(checkpoint, work))
     return {
-        **{f"clip-search {name}": _maker(files, name) for name, files in variants(bundles).items()},
+        **{f"clip-search {name}": _maker(files, name) for name, files in ours.items()},
         tracer: lambda: _Traced(exported(checkpoint, traced), model),
         "PyTorch fp32": lambda: TorchTowers(checkpoint, model, torch.float32),
         "PyTorch bf16": lambda: TorchTowers(checkpoint, model, torch.bfloat16),

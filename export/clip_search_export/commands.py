@@ -1,5 +1,6 @@
 """The command line of the exporter: `clip-search export`, `inspect` and `verify`; knows nothing of how each is done."""
 
+import importlib
 import signal
 import sys
 import time
@@ -12,7 +13,6 @@ import click
 from rich.console import Console
 
 from clip_search_export.errors import ExportError
-from clip_search_export.exporter import export as export_bundle
 from clip_search_export.precision import PrecisionName
 from clip_search_export.report import print_manifest
 from clip_search_export.verification import verify_bundle
@@ -22,6 +22,9 @@ from clip_search_server.errors import BundleError
 __all__ = ["export", "inspect", "verify"]
 
 _TERMINATED = 128 + signal.SIGTERM
+_EXPORTERS = {"native": "clip_search_export.exporter", "optimum": "clip_search_export.tracing.exporter"}
+"""The module of each exporter, imported when it is asked for."""
+_OPTIMUM_MODULES = ("optimum", "torch", "transformers")
 
 
 @click.command()
@@ -34,6 +37,13 @@ _TERMINATED = 128 + signal.SIGTERM
     default="fp16",
     show_default=True,
     help="Format of the weights; FP16 halves the size and is converted once when a CPU loads it.",
+)
+@click.option(
+    "--exporter",
+    type=click.Choice(list(_EXPORTERS)),
+    default="native",
+    show_default=True,
+    help="native authors the towers of CLIP and SigLIP; optimum traces other dual encoders, and needs PyTorch.",
 )
 @click.option("--int8", is_flag=True, help="Add a variant in 8-bit arithmetic: the fastest on a CPU, not quite exact.")
 @click.option(
@@ -48,6 +58,7 @@ def export(  # noqa: PLR0917 - click passes options by name.
     precision: PrecisionName,
     int8: bool,  # noqa: FBT001 - likewise
     calibrate: Path | None,
+    exporter: str,
 ) -> None:
     """Turn the checkpoint SOURCE into a model bundle at OUT.
 
@@ -56,15 +67,18 @@ def export(  # noqa: PLR0917 - click passes options by name.
     """
     if calibrate is not None and not int8:
         raise click.UsageError("--calibrate goes with --int8: nothing else is calibrated.")
+    if int8 and exporter != "native":
+        raise click.UsageError("--int8 needs towers that are authored: leave --exporter out.")
+    export_bundle = _import_exporter(exporter)
+    quantization = {"int8": True, "calibration": calibrate} if int8 else {}
     with _clean_exit():
         bundle = export_bundle(
             source,
             out,
             revision=revision,
             precision=precision,
-            int8=int8,
-            calibration=calibrate,
             progress=_step_printer(),
+            **quantization,
         )
     print_manifest(bundle.manifest, Console())
     click.echo(f"wrote {out}")
@@ -90,6 +104,23 @@ def verify(bundle: Path) -> None:
     with _clean_exit():
         manifest = verify_bundle(bundle).manifest
     click.echo(f"{bundle} is intact: {len(manifest.files)} files, {manifest.bundle_digest()}")
+
+
+def _import_exporter(name: str) -> Callable[..., Bundle]:
+    """Import an exporter's function.
+
+    Raises:
+        click.UsageError: the exporter needs an extra that is not installed.
+    """
+    try:
+        export_bundle: Callable[..., Bundle] = importlib.import_module(_EXPORTERS[name]).export
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _OPTIMUM_MODULES:
+            raise
+        raise click.UsageError(
+            f"the {name} exporter needs the [optimum] extra: pip install 'clip-search[export,optimum]'"
+        ) from error
+    return export_bundle
 
 
 @contextmanager

@@ -12,7 +12,7 @@ that equal inputs give equal files and the graph itself stays small whatever the
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import GraphProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from clip_search_export.precision import Precision, store
 from clip_search_export.quantization.schemes import FLOAT, Plan
 
-__all__ = ["DATA_SUFFIX", "MICROSOFT", "PROBE", "GraphBuilder", "Value"]
+__all__ = ["DATA_SUFFIX", "MICROSOFT", "ONNX_OPSET", "PROBE", "GraphBuilder", "Value"]
 
 MICROSOFT = "com.microsoft"
 """The domain of ONNX Runtime's fused operators."""
@@ -36,7 +36,9 @@ DATA_SUFFIX = ".data"
 PROBE = "probe:"
 """How the names of the outputs for calibration begin."""
 
-_ONNX_OPSET = 20
+ONNX_OPSET = 20
+"""The version of ONNX's own operators that graphs are of."""
+
 _MICROSOFT_OPSET = 1
 _IR_VERSION = 10
 _INLINE_BYTES_MAX = 1024
@@ -193,13 +195,49 @@ class GraphBuilder:
         results = self._node(kind, cast, names, domain=domain, attributes=attributes, dtype=dtype)
         return tuple(self.cast(result, self.arithmetic) for result in results)
 
+    def graft(
+        self,
+        nodes: Iterable[NodeProto],
+        constants: Iterable[TensorProto],
+        inputs: Mapping[str, Value],
+        output: str,
+    ) -> Value:
+        """Add a part of another graph of ONNX's operators at `ONNX_OPSET`, which computes in FP32.
+
+        Large weights are stored as the precision allows and cast before use; all else is taken over as it is.
+
+        Args:
+            nodes: each behind those that it needs, with no graph inside any.
+            constants: what they need beside each other and `inputs`.
+            inputs: their names for values that are in this graph.
+            output: their name of the result, which is float32.
+        """
+        if self.arithmetic != np.float32:
+            raise ValueError("a foreign graph computes in FP32. This is a bug.")
+        names = {name: value.name for name, value in inputs.items()}
+        for tensor in constants:
+            array = numpy_helper.to_array(tensor)
+            large = array.dtype == np.float32 and array.nbytes > _INLINE_BYTES_MAX
+            # Small ones may be an epsilon or a mask's bound, which must not be rounded.
+            value = self.weight(tensor.name, array) if large else self.exact(tensor.name, array)
+            names[tensor.name] = value.name
+        for node in nodes:
+            copy = NodeProto()
+            copy.CopyFrom(node)
+            del copy.input[:], copy.output[:]
+            copy.input.extend(names[name] if name else "" for name in node.input)
+            names.update({name: self._unique_name(name) for name in node.output if name})
+            copy.output.extend(names[name] if name else "" for name in node.output)
+            self._nodes.append(copy)
+        return Value(names[output], np.dtype(np.float32))
+
     def save(self, path: Path) -> None:
         """Write the graph to `path` and its large constants to `path` with `DATA_SUFFIX` added."""
         initializers = _write_constants(self._constants, path.with_name(path.name + DATA_SUFFIX))
         graph: GraphProto = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, initializers)
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", _ONNX_OPSET), helper.make_opsetid(MICROSOFT, _MICROSOFT_OPSET)],
+            opset_imports=[helper.make_opsetid("", ONNX_OPSET), helper.make_opsetid(MICROSOFT, _MICROSOFT_OPSET)],
             ir_version=_IR_VERSION,
             producer_name="clip-search",
         )

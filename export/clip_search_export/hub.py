@@ -21,15 +21,16 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import tqdm
 
 from clip_search_export.checkpoints import hf_clip, open_clip
+from clip_search_export.checkpoints.layouts import find_layouts
 from clip_search_export.checkpoints.tokenizers import TOKENIZER_FILES
 from clip_search_export.errors import ExportError, SourceError
 from clip_search_export.files.weight_files import (
     HUGGING_FACE_WEIGHTS,
     INDEX_SUFFIX,
     OPEN_CLIP_WEIGHTS,
+    Layout,
     WeightSet,
     choose_weights,
-    find_layouts,
     read_shard_index,
 )
 from clip_search_export.hub_cache import Progress, cache_folder, fetch_large_file, is_disk_full
@@ -53,20 +54,23 @@ class Download(NamedTuple):
     """The commit that was fetched."""
 
 
-def download_checkpoint(repository: str, revision: str | None, progress: Progress) -> Download:
+def download_checkpoint(
+    repository: str, revision: str | None, progress: Progress, layout: Layout | None = None
+) -> Download:
     """Fetch the files that an export needs, or find them in the local cache when the hub cannot be reached.
 
     Args:
         repository: `owner/name`.
         revision: a branch, tag or commit; None is the main branch.
         progress: is told each large file as it starts, and that the cache is used.
+        layout: the one that the weights must be of; None takes the preferred of those whose configuration is there.
 
     Raises:
         SourceError: unknown or closed repository, unknown revision, no weights that can be read, no room; or no
             connection and nothing cached, with the files to copy and where to.
     """
     try:
-        return _download(repository, revision, progress)
+        return _download(repository, revision, progress, layout)
     except ExportError:
         raise
     except GatedRepoError as error:
@@ -85,10 +89,10 @@ def download_checkpoint(repository: str, revision: str | None, progress: Progres
         raise SourceError(f"{repository} is neither a folder here nor a valid hub id.") from error
     except Exception as error:  # noqa: BLE001 - failed connections have as many types as the library had HTTP clients.
         _raise_if_hopeless(repository, error)
-        return _find_in_cache(repository, revision, error, progress)
+        return _find_in_cache(repository, revision, error, progress, layout)
 
 
-def _download(repository: str, revision: str | None, progress: Progress) -> Download:
+def _download(repository: str, revision: str | None, progress: Progress, layout: Layout | None) -> Download:
     info = huggingface_hub.HfApi().model_info(repository, revision=revision)
     available = {sibling.rfilename for sibling in info.siblings or ()}
     if not available.intersection(_CONFIG_FILES):
@@ -97,7 +101,7 @@ def _download(repository: str, revision: str | None, progress: Progress) -> Down
     folder = _fetch_small_files(repository, revision, available.intersection(_SMALL_FILES))
     if folder.name != info.sha:
         raise SourceError(f"{repository} was changed on the hub a moment ago: run the command again.")
-    weights = choose_weights(available, find_layouts(folder))
+    weights = choose_weights(available, _layouts(folder, layout))
     if weights is None:
         raise SourceError(_describe_unreadable(repository, available))
     if weights.sharded:
@@ -107,6 +111,10 @@ def _download(repository: str, revision: str | None, progress: Progress) -> Down
             raise SourceError(f"{repository} has no {name}, although its {weights.name}{INDEX_SUFFIX} says so.")
         fetch_large_file(repository, name, folder.name, progress)
     return Download(folder, folder.name)
+
+
+def _layouts(folder: Path, wanted: Layout | None) -> tuple[Layout, ...]:
+    return find_layouts(folder) if wanted is None else (wanted,)
 
 
 def _fetch_small_files(repository: str, revision: str | None, names: Collection[str]) -> Path:
@@ -153,11 +161,13 @@ def _raise_if_hopeless(repository: str, error: Exception) -> None:
         ) from error
 
 
-def _find_in_cache(repository: str, revision: str | None, reason: Exception, progress: Progress) -> Download:
+def _find_in_cache(
+    repository: str, revision: str | None, reason: Exception, progress: Progress, layout: Layout | None
+) -> Download:
     """Return the cached snapshot if it is whole: weights come last, so that with them everything is there."""
     folder = _cached_folder(repository, revision)
     text = " ".join(str(reason).split())[:_REASON_CHARACTERS_MAX] or type(reason).__name__
-    if folder is not None and _is_whole(folder):
+    if folder is not None and _is_whole(folder, layout):
         progress(f"the hub cannot be reached: using commit {folder.name} from the cache")
         return Download(folder, folder.name)
     address = f"{constants.ENDPOINT}/{repository}/tree/{revision or 'main'}"
@@ -176,8 +186,8 @@ def _cached_folder(repository: str, revision: str | None) -> Path | None:
     return None
 
 
-def _is_whole(folder: Path) -> bool:
-    weights = choose_weights([path.name for path in folder.iterdir()], find_layouts(folder))
+def _is_whole(folder: Path, layout: Layout | None) -> bool:
+    weights = choose_weights([path.name for path in folder.iterdir()], _layouts(folder, layout))
     return weights is not None and all((folder / name).is_file() for name in _weight_names(folder, weights))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from clip_search_export.errors import SourceError
 from clip_search_export.files.torch_files import TORCH_SUFFIXES, open_torch_file
+from clip_search_export.files.weight_files import Layout
 from clip_search_export.hub import HUB_ID, download_checkpoint
 from clip_search_export.hub_cache import Progress
 
@@ -29,13 +30,19 @@ class LocalCheckpoint:
     licence: str | None
 
 
-def locate(source: str, revision: str | None, progress: Progress = lambda _step: None) -> LocalCheckpoint:
+def locate(
+    source: str,
+    revision: str | None,
+    progress: Progress = lambda _step: None,
+    layout: Layout | None = None,
+) -> LocalCheckpoint:
     """Bring the checkpoint named `source` onto this machine.
 
     Args:
         source: `demo`, a local folder or a hub id.
         revision: a branch, tag or commit of the hub repository; None is its main branch.
         progress: is told each large file as its download starts.
+        layout: the one whose weights are downloaded; None takes the preferred of those that are there.
 
     Raises:
         SourceError: it is nothing that exists, or it cannot be fetched; the message says what to do.
@@ -53,7 +60,7 @@ def locate(source: str, revision: str | None, progress: Progress = lambda _step:
             open_torch_file(folder)
         raise SourceError(f"{source} is a file: give the folder that holds it together with its configuration.")
     if HUB_ID.fullmatch(source):
-        download = download_checkpoint(source, revision, progress)
+        download = download_checkpoint(source, revision, progress, layout)
         return LocalCheckpoint(source, download.revision, download.folder, _read_licence(download.folder))
     raise SourceError(f"{source} is neither a folder nor a hub id (owner/name) nor {DEMO!r}.")
 

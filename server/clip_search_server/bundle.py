@@ -22,6 +22,7 @@ from clip_search_server.errors import BundleError
 from clip_search_server.json_fields import JsonFieldError
 from clip_search_server.manifest import (
     FORMAT_VERSION,
+    INT8,
     ExporterRecord,
     FileRecord,
     ImagePreprocessing,
@@ -36,6 +37,7 @@ from clip_search_server.manifest import (
 
 __all__ = [
     "FORMAT_VERSION",
+    "INT8",
     "MANIFEST_NAME",
     "Bundle",
     "ExporterRecord",

@@ -31,12 +31,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from clip_search_server.json_fields import JsonFieldError, JsonFields
 
 __all__ = [
     "FORMAT_VERSION",
+    "INT8",
     "ExporterRecord",
     "FileRecord",
     "ImagePreprocessing",
@@ -50,6 +51,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+INT8: Final = "int8"
+"""The variant in 8-bit arithmetic; the others are in floating point."""
 
 TextCleaning = Literal["none", "basic", "whitespace", "lower", "canonicalize", "strip_punctuation"]
 """What is done to a text before the tokenizer.

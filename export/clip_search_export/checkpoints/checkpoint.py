@@ -3,9 +3,19 @@
 from dataclasses import dataclass
 
 from clip_search_export.weights import ImageTower, SiglipTextTransformer, TextTower
-from clip_search_server.bundle import ImagePreprocessing, TextCleaning, TextPooling
+from clip_search_server.bundle import (
+    ExporterRecord,
+    ImagePreprocessing,
+    Manifest,
+    ModelRecord,
+    TextCleaning,
+    TextPooling,
+)
 
-__all__ = ["Checkpoint"]
+__all__ = ["TOKENIZER_FILE", "Checkpoint"]
+
+TOKENIZER_FILE = "tokenizer.json"
+"""The name of the tokenizer in a bundle."""
 
 
 @dataclass(frozen=True)
@@ -43,3 +53,25 @@ class Checkpoint:
         if isinstance(self.text, SiglipTextTransformer):
             return len(self.text.head.bias)
         return int(self.text.projection.shape[1])
+
+    def describe(self) -> Manifest:
+        """Return the manifest as far as the checkpoint says it; what only an export knows is left blank."""
+        return Manifest(
+            model=ModelRecord(source="", revision=None, architecture=self.architecture, licence=None),
+            embedding_dim=self.embedding_dim,
+            logit_scale=self.logit_scale,
+            logit_bias=self.logit_bias,
+            context_length=self.context_length,
+            trim_padding=self.trim_padding,
+            text_cleaning=self.text_cleaning,
+            text_pooling=self.text_pooling,
+            end_token_id=self.end_token_id,
+            pad_token_id=self.pad_token_id,
+            image_preprocessing=self.preprocessing,
+            tokenizer=TOKENIZER_FILE,
+            variants={},
+            files={},
+            parity={},
+            space_id="",
+            exporter=ExporterRecord(name="", versions={}),
+        )

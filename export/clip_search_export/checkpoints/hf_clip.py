@@ -23,11 +23,11 @@ from clip_search_export.files.tensors import TensorReader
 from clip_search_export.files.weight_files import HUGGING_FACE_WEIGHTS
 from clip_search_export.weights import Activation, TextTransformer, Transformer, VisionTransformer
 
-__all__ = ["CONFIG_FILES", "read"]
+__all__ = ["CONFIG_FILES", "IMAGE_PROCESSOR_DEFAULTS", "LEGACY_EOS_TOKEN_ID", "read"]
 
 CONFIG_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
 
-_LEGACY_EOS_TOKEN_ID = 2
+LEGACY_EOS_TOKEN_ID = 2
 """Configurations with this id predate a fix in transformers and pool at the highest id of the text instead."""
 
 _TEXT_DEFAULTS: Mapping[str, Any] = {
@@ -52,7 +52,7 @@ _VISION_DEFAULTS: Mapping[str, Any] = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
-_IMAGE_PROCESSOR_DEFAULTS: Mapping[str, Any] = {
+IMAGE_PROCESSOR_DEFAULTS: Mapping[str, Any] = {
     "do_resize": True,
     "size": {"shortest_edge": 224},
     "resample": 3,
@@ -65,6 +65,8 @@ _IMAGE_PROCESSOR_DEFAULTS: Mapping[str, Any] = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
+"""Of transformers' CLIPImageProcessor and ChineseCLIPImageProcessor."""
+
 _ACTIVATIONS: tuple[Activation, ...] = ("quick_gelu", "gelu")
 
 
@@ -81,13 +83,13 @@ def read(folder: Path) -> Checkpoint:
     text_config = _tower_config(config, "text_config", _TEXT_DEFAULTS)
     vision_config = _tower_config(config, "vision_config", _VISION_DEFAULTS)
     tokenizer.check_fits(text_config.size("vocab_size"))
-    legacy = text_config.token("eos_token_id") == _LEGACY_EOS_TOKEN_ID
+    legacy = text_config.token("eos_token_id") == LEGACY_EOS_TOKEN_ID
     return Checkpoint(
         architecture="CLIP ViT (Hugging Face)",
         image=_read_image_tower(tensors, vision_config, config.size("projection_dim")),
         text=_read_text_tower(tensors, text_config, config.size("projection_dim")),
         logit_scale=read_logit_scale(tensors),
-        preprocessing=read_preprocessing(folder, vision_config.size("image_size"), _IMAGE_PROCESSOR_DEFAULTS),
+        preprocessing=read_preprocessing(folder, vision_config.size("image_size"), IMAGE_PROCESSOR_DEFAULTS),
         tokenizer_json=tokenizer.to_json(),
         text_cleaning="none",
         text_pooling="highest_id" if legacy else "end_token",

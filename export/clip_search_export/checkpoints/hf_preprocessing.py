@@ -14,7 +14,7 @@ from clip_search_export.errors import UnsupportedError
 from clip_search_export.files.json_files import read_json
 from clip_search_server.bundle import ImagePreprocessing
 
-__all__ = ["read_preprocessing"]
+__all__ = ["read_preprocessing", "read_processor_class"]
 
 _FILE = "preprocessor_config.json"
 _RESAMPLING: tuple[tuple[int, Literal["bicubic", "bilinear"]], ...] = ((2, "bilinear"), (3, "bicubic"))
@@ -45,6 +45,20 @@ def read_preprocessing(folder: Path, image_size: int, defaults: Mapping[str, Any
         mean=processor.rgb("image_mean"),
         std=processor.deviations("image_std"),
     )
+
+
+def read_processor_class(folder: Path) -> str | None:
+    """Return the family of the image processor that the file names, such as `CLIP`; None if it names none.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    processor = _read_settings(folder, {})
+    for key, suffix in (("image_processor_type", "ImageProcessor"), ("feature_extractor_type", "FeatureExtractor")):
+        name = processor.get(key)
+        if isinstance(name, str):
+            return name.removesuffix("Fast").removesuffix(suffix)
+    return None
 
 
 def _read_resize_mode(processor: Settings, image_size: int) -> Literal["shortest", "squash"]:

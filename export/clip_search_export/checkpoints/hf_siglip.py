@@ -33,7 +33,7 @@ from clip_search_export.weights import (
     Transformer,
 )
 
-__all__ = ["read"]
+__all__ = ["IMAGE_PROCESSOR_DEFAULTS", "read"]
 
 _TEXT_DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 32000,
@@ -56,7 +56,7 @@ _VISION_DEFAULTS: Mapping[str, Any] = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
 }
-_IMAGE_PROCESSOR_DEFAULTS: Mapping[str, Any] = {
+IMAGE_PROCESSOR_DEFAULTS: Mapping[str, Any] = {
     "do_resize": True,
     "size": {"height": 224, "width": 224},
     "resample": 3,
@@ -66,6 +66,8 @@ _IMAGE_PROCESSOR_DEFAULTS: Mapping[str, Any] = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
+"""Of transformers' SiglipImageProcessor."""
+
 _ACTIVATIONS: Mapping[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu": "gelu",
@@ -93,7 +95,7 @@ def read(folder: Path) -> Checkpoint:
         text=_read_text_tower(tensors, text_config, embedding_dim),
         logit_scale=read_logit_scale(tensors),
         logit_bias=read_scalar(tensors, "logit_bias"),
-        preprocessing=read_preprocessing(folder, vision_config.size("image_size"), _IMAGE_PROCESSOR_DEFAULTS),
+        preprocessing=read_preprocessing(folder, vision_config.size("image_size"), IMAGE_PROCESSOR_DEFAULTS),
         tokenizer_json=tokenizer.to_json(),
         text_cleaning=tokenizer.text_cleaning,
         text_pooling="last",

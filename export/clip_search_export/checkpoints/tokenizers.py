@@ -19,7 +19,11 @@ TOKENIZER_FILES = (
     "merges.txt",
     "spiece.model",
     "tokenizer.model",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
 )
 """The files of any family's tokenizer."""
 

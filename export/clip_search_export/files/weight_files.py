@@ -1,4 +1,6 @@
-"""States which files of a checkpoint hold its weights, and which of several sets is used; knows nothing of tensors.
+"""States which files of a checkpoint hold its weights, and which of several sets is used.
+
+Knows nothing of tensors, and of configurations only that a set counts where its layout is.
 
 Many repositories hold the same weights several times. Exactly one set is fetched and read, the first of these:
 
@@ -12,9 +14,6 @@ Many repositories hold the same weights several times. Exactly one set is fetche
 Safetensors come before pickles of either layout: they cannot ask for anything to be run, and their header is checked as
 a whole. Among equals the Hugging Face layout comes first, because it states in files what OpenCLIP's leaves to defaults
 in code: preprocessing, the pooled token, cleaning of text.
-
-A folder is of a layout when its configuration is there: `config.json`, `open_clip_config.json`. With both,
-`config.json` counts only if its `model_type` is one that is read in that layout; other libraries use the same name.
 """
 
 import re
@@ -32,8 +31,6 @@ __all__ = [
     "Layout",
     "WeightSet",
     "choose_weights",
-    "find_layouts",
-    "prefers_open_clip",
     "read_shard_index",
 ]
 
@@ -57,9 +54,6 @@ OPEN_CLIP_WEIGHTS = tuple(name for layout, name in _PREFERENCE if layout == "ope
 INDEX_SUFFIX = ".index.json"
 """What is added to the name of a weight file for the list of the shards it was cut into."""
 
-_HUGGING_FACE_CONFIG, _OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
-_HUGGING_FACE_MODEL_TYPES = frozenset({"clip", "siglip", "siglip2"})
-
 
 class WeightSet(NamedTuple):
     """One copy of a model's weights."""
@@ -79,31 +73,6 @@ def choose_weights(available: Collection[str], layouts: Collection[Layout]) -> W
             if f"{name}{INDEX_SUFFIX}" in available:
                 return WeightSet(layout, name, sharded=True)
     return None
-
-
-def find_layouts(folder: Path) -> tuple[Layout, ...]:
-    """Return the layouts whose configuration `folder` has.
-
-    Raises:
-        CheckpointError: `config.json` cannot be read.
-    """
-    if not (folder / _OPEN_CLIP_CONFIG).is_file():
-        return ("hugging_face",) if (folder / _HUGGING_FACE_CONFIG).is_file() else ()
-    if not (folder / _HUGGING_FACE_CONFIG).is_file():
-        return ("open_clip",)
-    known = read_json(folder / _HUGGING_FACE_CONFIG).get("model_type") in _HUGGING_FACE_MODEL_TYPES
-    return ("hugging_face", "open_clip") if known else ("open_clip",)
-
-
-def prefers_open_clip(folder: Path) -> bool:
-    """Tell whether a folder is to be read in OpenCLIP layout.
-
-    Raises:
-        CheckpointError: `config.json` cannot be read.
-    """
-    layouts = find_layouts(folder)
-    choice = choose_weights([path.name for path in folder.iterdir()], layouts)
-    return choice.layout == "open_clip" if choice is not None else layouts == ("open_clip",)
 
 
 def read_shard_index(path: Path) -> Mapping[str, str]:

@@ -28,16 +28,29 @@ from clip_search_export.weights import ImageTower, ModifiedResNet, TextTower
 from clip_search_server.bundle import ParityRecord, TowerParity
 from clip_search_server.encoder.tokens import Tokenizer, Tokens
 
-__all__ = ["COSINE_GATE", "OVERLAP_GATE", "quantize_towers", "top_overlap"]
+__all__ = ["GATES", "Gates", "quantize_towers", "top_overlap"]
 
-COSINE_GATE: Final = 0.995
-"""The mean centred cosine, over inputs that were not calibrated on, below which nothing is published."""
-OVERLAP_GATE: Final = 0.9
-"""Likewise the mean share of a text's ten nearest pictures that stay the same."""
+
+@dataclasses.dataclass(frozen=True)
+class Gates:
+    """How well 8-bit towers must agree with FP32, over inputs that were not calibrated on.
+
+    Attributes:
+        cosine: the mean centred cosine below which nothing is published.
+        overlap: likewise the mean share of a text's ten nearest pictures that stay the same.
+        cosine_target: the mean centred cosine below which products go back to floating point.
+        float_share_max: the most of them that do.
+    """
+
+    cosine: float = 0.995
+    overlap: float = 0.9
+    cosine_target: float = 0.998
+    float_share_max: float = 0.5
+
+
+GATES: Final = Gates()
 
 _REFERENCE: Final = "FP32 graph"
-_COSINE_TARGET = 0.998
-_FLOAT_SHARE_MAX = 0.5
 _PICTURES_AT_ONCE = 4
 _NEAREST = 10
 
@@ -61,6 +74,7 @@ def quantize_towers(  # noqa: PLR0917 - what makes a variant
     tokenizer: Tokenizer,
     samples: Samples,
     progress: Progress,
+    gates: Gates = GATES,
 ) -> ParityRecord:
     """Write both towers in 8 bits and return how far they agree with FP32.
 
@@ -82,6 +96,7 @@ def quantize_towers(  # noqa: PLR0917 - what makes a variant
         _picture_feeds(samples.pixels),
         _picture_feeds(samples.held_out_pixels),
         progress,
+        gates,
     )
     text = _quantize(
         "text",
@@ -91,12 +106,13 @@ def quantize_towers(  # noqa: PLR0917 - what makes a variant
         _text_feeds(tokenizer, samples.texts),
         _text_feeds(tokenizer, samples.held_out_texts),
         progress,
+        gates,
     )
     overlap = top_overlap(text.exact @ image.exact.T, text.quantized @ image.quantized.T)
-    if not overlap >= OVERLAP_GATE:
+    if not overlap >= gates.overlap:
         raise ParityError(
             f"the towers in 8 bits find other pictures: {overlap:.3f} of the first {_NEAREST} are the same, gate "
-            f"{OVERLAP_GATE}. Nothing was written; export without --int8."
+            f"{gates.overlap}. Nothing was written; export without --int8."
         )
     return ParityRecord(
         reference=_REFERENCE, provider=PROVIDER, image=image.parity, text=text.parity, top10_overlap=overlap
@@ -118,6 +134,7 @@ def _quantize(  # noqa: PLR0917 - the parts of one tower
     feeds: Sequence[Feed],
     held_out: Sequence[Feed],
     progress: Progress,
+    gates: Gates,
 ) -> _Judged:
     with TemporaryDirectory(dir=path.parent, prefix="calibration.") as folder:
         exact_path = Path(folder) / "fp32.onnx"
@@ -132,8 +149,8 @@ def _quantize(  # noqa: PLR0917 - the parts of one tower
         progress(f"authoring the {name} tower with {len(planned)} of {total} products in 8 bits")
         author(path, smoothed, FP16_STORED, plan_of(planned), False)
         quantized = _embed(path, held_out)
-        parity = measure_parity(exact, [quantized], COSINE_GATE)
-        if parity.centred_cosine_mean >= _COSINE_TARGET or len(planned) <= _FLOAT_SHARE_MAX * total:
+        parity = measure_parity(exact, [quantized], gates.cosine)
+        if parity.centred_cosine_mean >= gates.cosine_target or len(planned) <= (1 - gates.float_share_max) * total:
             break
         planned = without_worst(planned)
     if not parity.centred_cosine_mean >= parity.gate:

@@ -7,16 +7,16 @@ one instruction. So it is used where it is asked for, or where `auto` allows it 
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
+from clip_search_server.bundle import INT8
 from clip_search_server.encoder.sessions import CPU, Device
 from clip_search_server.errors import FailedPreconditionError
 
-__all__ = ["INT8", "Precision", "PrecisionChoice", "choose_precision", "multiplies_bytes"]
+__all__ = ["Precision", "PrecisionChoice", "choose_precision", "multiplies_bytes"]
 
 PrecisionChoice = Literal["float", "auto", "fp16", "fp32", "int8"]
 
-INT8: Final = "int8"
 _FLOATS = ("fp16", "fp32")
 _PROCESSOR_INFO = Path("/proc/cpuinfo")
 _BYTE_PRODUCTS = {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}

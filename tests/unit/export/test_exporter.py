@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from clip_search_export import exporter
+from clip_search_export import exporter, proving
 from clip_search_export.authoring import author_text_tower
 from clip_search_export.errors import ExportError, ParityError, PublishError, SourceError
 from clip_search_export.exporter import export
@@ -111,7 +111,7 @@ def test_an_interrupted_export_leaves_nothing(
     def interrupt(*_arguments: object) -> None:
         raise interruption
 
-    monkeypatch.setattr(exporter, "write_manifest", interrupt)
+    monkeypatch.setattr(proving, "write_manifest", interrupt)
     with pytest.raises((KeyboardInterrupt, SystemExit, PublishError)):
         export(str(hf_folder), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -121,10 +121,10 @@ def test_a_terminated_program_leaves_nothing(hf_folder: Path, tmp_path: Path) ->
     """SIGTERM in the middle of `clip-search export` removes what was half-written."""
     program = (
         "import os, signal, sys\n"
-        "from clip_search_export import commands, exporter\n"
+        "from clip_search_export import commands, proving\n"
         "def terminate(*_):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "exporter.write_manifest = terminate\n"
+        "proving.write_manifest = terminate\n"
         "commands.export(sys.argv[1:])\n"
     )
     arguments = [sys.executable, "-c", program, str(hf_folder), str(tmp_path / "out")]
@@ -137,10 +137,10 @@ def test_a_killed_program_leaves_no_output_and_the_next_one_tidies_up(hf_folder:
     """SIGKILL in the middle leaves no OUT; what was begun is removed by the next export to the same place."""
     program = (
         "import os, signal, sys\n"
-        "from clip_search_export import commands, exporter\n"
+        "from clip_search_export import commands, proving\n"
         "def kill(*_):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "exporter.write_manifest = kill\n"
+        "proving.write_manifest = kill\n"
         "commands.export(sys.argv[1:])\n"
     )
     arguments = [sys.executable, "-c", program, str(hf_folder), str(tmp_path / "out")]

@@ -16,6 +16,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Final, Literal
@@ -95,6 +96,13 @@ def _error_of(revision: str | None = None, *, source: str = NAME) -> str:
         _download(revision, source=source)
     assert str(told.value).isprintable()
     return str(told.value)
+
+
+def _size_bytes(path: Path) -> int:
+    """Return the size of a file that another process may rename meanwhile."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
 
 
 def _partial_files(folder: Path) -> list[Path]:
@@ -240,7 +248,7 @@ def test_a_killed_download_is_resumed_by_the_next_run(hub: HubStub, large: Path,
     command = [sys.executable, "-c", EXPORT, "export", NAME, str(tmp_path / "out")]
     with subprocess.Popen(command, env=_environment(hub, tmp_path / "cache"), stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
-        while not any(path.stat().st_size >= CHUNK_BYTES for path in _partial_files(tmp_path)):
+        while not any(_size_bytes(path) >= CHUNK_BYTES for path in _partial_files(tmp_path)):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
@@ -325,6 +333,25 @@ def _read_terminal(descriptor: int) -> str:
             os.close(descriptor)
             return shown.decode(errors="replace")
         shown += piece
+
+
+def test_the_layout_that_an_exporter_reads_is_fetched(hub: HubStub, tmp_path: Path) -> None:
+    """An exporter that reads one layout alone gets its weights and tokenizer, whatever the native one would prefer."""
+    source = write_open_clip(tmp_path / "source")
+    (source / "config.json").write_text('{"model_type": "chinese_clip"}')
+    (source / "pytorch_model.bin").write_bytes(b"weights in Hugging Face layout")
+    (source / "vocab.txt").write_text("[PAD]\n")
+    hub.add(NAME, source)
+    folder = locate(NAME, None, layout="hugging_face").folder
+    assert (folder / "pytorch_model.bin").is_file()
+    assert (folder / "vocab.txt").is_file()
+    assert not (folder / "open_clip_model.safetensors").exists()
+    hub.stop()
+    assert locate(NAME, None, layout="hugging_face").folder == folder
+    with pytest.raises(SourceError, match="not in the local cache"):
+        locate(NAME, None)
+    with pytest.raises(SourceError, match="not in the local cache"):
+        locate(NAME, None, layout="open_clip")
 
 
 # --- Revisions, tokens. ---

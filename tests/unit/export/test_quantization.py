@@ -36,13 +36,13 @@ from clip_search_export.quantization.schemes import (
     static_range,
 )
 from clip_search_export.quantization.smoothing import smooth_transformer
-from clip_search_export.quantization.variant import quantize_towers, top_overlap
+from clip_search_export.quantization.variant import Gates, quantize_towers, top_overlap
 from clip_search_export.towers.products import add_byte_product, add_convolution, add_product
 from clip_search_export.verification import verify_bundle
 from clip_search_export.weights import LayerNorm, TextTransformer, TransformerBlock
 from clip_search_server.bundle import Bundle, ParityRecord
 from clip_search_server.encoder.tokens import Tokenizer
-from tests.unit.export.towers import manifest_of, reference_of_texts
+from tests.unit.export.towers import reference_of_texts
 
 Draw = np.random.Generator
 
@@ -184,7 +184,7 @@ def loud(hf_folder: Path) -> Checkpoint:
 
 
 def _feeds(checkpoint: Checkpoint) -> list[dict[str, np.ndarray]]:
-    tokenizer = Tokenizer(checkpoint.tokenizer_json, manifest_of(checkpoint))
+    tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.describe())
     tokens = [
         tokenizer.encode(f"{colour} {thing}") for colour in ("red", "old") for thing in ("boat", "cat in a hat", "x")
     ]
@@ -245,36 +245,29 @@ def test_a_fixed_range_is_left_where_it_costs(random: Draw) -> None:
     assert isinstance(schemes["unlike"], PerToken)
 
 
-def _quantize(folder: Path, checkpoint: Checkpoint, pictures: Path) -> ParityRecord:
-    tokenizer = Tokenizer(checkpoint.tokenizer_json, manifest_of(checkpoint))
+def _quantize(
+    folder: Path, checkpoint: Checkpoint, pictures: Path, gates: Gates, steps: list[str] | None = None
+) -> ParityRecord:
+    tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.describe())
     samples = read_samples(pictures, checkpoint.preprocessing)
-    return quantize_towers(
-        folder / "image.onnx", folder / "text.onnx", checkpoint, tokenizer, samples, progress=lambda _step: None
-    )
+    progress = (steps if steps is not None else []).append
+    return quantize_towers(folder / "image.onnx", folder / "text.onnx", checkpoint, tokenizer, samples, progress, gates)
 
 
 def test_smoothing_is_what_saves_towers_with_loud_channels(
     tmp_path: Path, loud: Checkpoint, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With it they pass nearly as the quiet ones do; without it they lose ten times as much."""
-    monkeypatch.setattr(variant, "_FLOAT_SHARE_MAX", 1.0)  # no product may flee into floating point
-    smooth = _quantize(tmp_path, loud, pictures)
+    smooth = _quantize(tmp_path, loud, pictures, Gates(float_share_max=0))  # no product may flee into floating point
     monkeypatch.setattr(variant, "smooth_transformer", lambda transformer, _samples: (transformer, {}))
-    monkeypatch.setattr(variant, "COSINE_GATE", 0.0)
-    monkeypatch.setattr(variant, "OVERLAP_GATE", 0.0)
-    rough = _quantize(tmp_path, loud, pictures)
+    rough = _quantize(tmp_path, loud, pictures, Gates(cosine=0, overlap=0, float_share_max=0))
     assert 1 - smooth.text.centred_cosine_mean < 0.1 * (1 - rough.text.centred_cosine_mean)
 
 
-def test_the_worst_products_go_back_to_floating_point(
-    tmp_path: Path, loud: Checkpoint, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_worst_products_go_back_to_floating_point(tmp_path: Path, loud: Checkpoint, pictures: Path) -> None:
     """Below the target fewer and fewer products compute in 8 bits, half of them at least."""
     steps: list[str] = []
-    monkeypatch.setattr(variant, "_COSINE_TARGET", 1.0)
-    tokenizer = Tokenizer(loud.tokenizer_json, manifest_of(loud))
-    samples = read_samples(pictures, loud.preprocessing)
-    quantize_towers(tmp_path / "image.onnx", tmp_path / "text.onnx", loud, tokenizer, samples, progress=steps.append)
+    _quantize(tmp_path, loud, pictures, Gates(cosine_target=1), steps)
     counts = [int(step.split(" of ")[0].split()[-1]) for step in steps if "authoring the text" in step]
     total = int(steps[-1].split(" of ")[1].split()[0])
     assert counts[0] == total

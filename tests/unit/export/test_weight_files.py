@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clip_search_export.checkpoints.layouts import read_checkpoint
-from clip_search_export.files.weight_files import Layout, WeightSet, choose_weights, find_layouts
+from clip_search_export.checkpoints.layouts import find_layouts, read_checkpoint
+from clip_search_export.files.weight_files import Layout, WeightSet, choose_weights
 from tests.unit.export.random_checkpoints import write_hf_clip, write_open_clip
 
 BOTH: tuple[Layout, ...] = ("hugging_face", "open_clip")

@@ -13,42 +13,18 @@ from clip_search_export.inputs import TextInputs, make_image_inputs, make_text_i
 from clip_search_export.parity import measure_parity, open_session, run_image, run_text
 from clip_search_export.precision import FP16, FP32, Precision
 from clip_search_export.reference.towers import Reference, embed_images, embed_texts
-from clip_search_server.bundle import ExporterRecord, Manifest, ModelRecord
 from clip_search_server.encoder.tokens import Tokenizer
 
-__all__ = ["PRECISIONS", "Change", "image_cosine", "manifest_of", "reference_of_texts", "text_cosine", "text_inputs_of"]
+__all__ = ["PRECISIONS", "Change", "image_cosine", "reference_of_texts", "text_cosine", "text_inputs_of"]
 
 PRECISIONS = {"fp32": FP32, "fp16": FP16}
 
 Change = Callable[[onnx.ModelProto], None]
 
 
-def manifest_of(checkpoint: Checkpoint) -> Manifest:
-    """Return a manifest with the settings of `checkpoint` and no files."""
-    return Manifest(
-        model=ModelRecord("test", None, checkpoint.architecture, None),
-        embedding_dim=checkpoint.embedding_dim,
-        logit_scale=checkpoint.logit_scale,
-        logit_bias=checkpoint.logit_bias,
-        context_length=checkpoint.context_length,
-        trim_padding=checkpoint.trim_padding,
-        text_cleaning=checkpoint.text_cleaning,
-        text_pooling=checkpoint.text_pooling,
-        end_token_id=checkpoint.end_token_id,
-        pad_token_id=checkpoint.pad_token_id,
-        image_preprocessing=checkpoint.preprocessing,
-        tokenizer="tokenizer.json",
-        variants={},
-        files={},
-        parity={},
-        space_id="sha256:0",
-        exporter=ExporterRecord("test", {}),
-    )
-
-
 def text_inputs_of(checkpoint: Checkpoint) -> TextInputs:
     """Return the exporter's texts, tokenized for `checkpoint`."""
-    manifest = manifest_of(checkpoint)
+    manifest = checkpoint.describe()
     tokenizer = Tokenizer(checkpoint.tokenizer_json, manifest)
     return make_text_inputs(tokenizer, manifest.context_length, manifest.pad_token_id)
 
