@@ -13,8 +13,8 @@ texts unpadded. Only the graphs of tracing exporters run padded to the context, 
 whose OpenCLIP layout optimum cannot load, PyTorch's own.
 
 Our 8-bit towers have every product in 8 bits and are not held to the gates of an export: random weights tell inputs
-apart so little that any rounding looks large. `--bundle` adds the variants of a bundle exported from `.bench/random-MODEL`. `--device cuda` needs ONNX Runtime's GPU
-build and PyTorch's CUDA build; it compares FP16 with torch.compile.
+apart so little that any rounding looks large. `--bundle` adds the variants of a bundle exported from `.bench/random-
+MODEL`. `--device cuda` needs ONNX Runtime's GPU build and PyTorch's CUDA build; it compares FP16 with torch.compile.
 
 Ends with one JSON line: the machine's measured limits, and for every case the median milliseconds of each contender,
 the ratios to the baseline, and the share that ours reach of the least time that arithmetic and memory allow.

@@ -19,6 +19,7 @@ from clip_search.errors import ClipSearchError
 from clip_search.ingest import Ingest, IngestBounds
 from clip_search.results import (
     Classifications,
+    Collection,
     Deletion,
     Embeddings,
     ItemOutcome,
@@ -33,6 +34,8 @@ from clip_search.results import (
 )
 from clip_search.statuses import error_from_call
 from clip_search.v1 import (
+    collection_pb2,
+    collection_pb2_grpc,
     embedding_pb2,
     embedding_pb2_grpc,
     index_pb2,
@@ -93,6 +96,7 @@ class Client:
         self._collection = collection
         self._model = model
         self._channel = grpc.insecure_channel(server, options=_channel_options(server, message_bytes_max))
+        self._collections = collection_pb2_grpc.CollectionServiceStub(self._channel)
         self._embedding = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
         self._health_check = self._channel.unary_unary(  # the package's own stub is not typed
             "/grpc.health.v1.Health/Check",
@@ -247,6 +251,31 @@ class Client:
         """Tell how large the collection is and what it is made of."""
         request = index_pb2.GetStatsRequest(collection=self._collection)
         return conversion.stats_of(self._unary(self._index.GetStats, request))
+
+    # ── Collections ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def create_collection(self, name: str) -> Collection:
+        """Create an empty collection for the space of this client's model; raises `AlreadyExistsError`."""
+        request = collection_pb2.CreateCollectionRequest(collection=name, model=self._model)
+        return conversion.collection_of(self._unary(self._collections.CreateCollection, request).collection)
+
+    def list_collections(self) -> tuple[Collection, ...]:
+        """List all collections with their aliases, by name in byte order."""
+        response = self._unary(self._collections.ListCollections, collection_pb2.ListCollectionsRequest())
+        return tuple(map(conversion.collection_of, response.collections))
+
+    def delete_collection(self, name: str) -> None:
+        """Delete a collection and everything in it, for ever; no alias may point at it."""
+        self._unary(self._collections.DeleteCollection, collection_pb2.DeleteCollectionRequest(collection=name))
+
+    def set_alias(self, alias: str, collection: str) -> str:
+        """Point an alias at a collection, atomically; return what it pointed at before, or an empty text."""
+        request = collection_pb2.SetAliasRequest(alias=alias, collection=collection)
+        return self._unary(self._collections.SetAlias, request).previous_collection
+
+    def remove_alias(self, alias: str) -> str:
+        """Remove an alias, whether it is there or not; return what it pointed at, or an empty text."""
+        return self.set_alias(alias, "")
 
     # ── The server itself ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from clip_search import contents, results
 from clip_search.statuses import error_from_status
-from clip_search.v1 import content_pb2, embedding_pb2, index_pb2, item_pb2, search_pb2, server_pb2
+from clip_search.v1 import collection_pb2, content_pb2, embedding_pb2, index_pb2, item_pb2, search_pb2, server_pb2
 
 __all__ = [
     "classifications_of",
+    "collection_of",
     "content_message",
     "embeddings_of",
     "item_message",
@@ -180,6 +181,12 @@ def stats_of(response: index_pb2.GetStatsResponse) -> results.Stats:
     }
     plain = {each.name: getattr(response, each.name) for each in fields(results.Stats) if each.name not in converted}
     return results.Stats(**plain, **converted)
+
+
+def collection_of(message: collection_pb2.Collection) -> results.Collection:
+    """Read a collection's description."""
+    aliases = tuple(message.aliases)
+    return results.Collection(message.name, message.space_id, message.embedding_dim, message.items, aliases)
 
 
 def server_info_of(response: server_pb2.GetServerInfoResponse) -> results.ServerInfo:

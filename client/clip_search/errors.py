@@ -6,6 +6,7 @@ makes them from gRPC statuses.
     ClipSearchError
     ├── InvalidArgumentError      the request is wrong; names the fields             INVALID_ARGUMENT
     ├── NotFoundError             no such item, collection or model                  NOT_FOUND
+    ├── AlreadyExistsError        the name is taken                                  ALREADY_EXISTS
     ├── FailedPreconditionError   right request, wrong state                         FAILED_PRECONDITION
     ├── ResourceExhaustedError    a bound of the server is met; try again later      RESOURCE_EXHAUSTED
     ├── DeadlineExceededError     no answer in time                                  DEADLINE_EXCEEDED
@@ -20,6 +21,7 @@ makes them from gRPC statuses.
 from dataclasses import dataclass
 
 __all__ = [
+    "AlreadyExistsError",
     "ClipSearchError",
     "ConnectionLostError",
     "DataLossError",
@@ -69,6 +71,12 @@ class NotFoundError(ClipSearchError):
     """The named item, collection or model does not exist."""
 
     code = "NOT_FOUND"
+
+
+class AlreadyExistsError(ClipSearchError):
+    """The name is taken by another collection or alias."""
+
+    code = "ALREADY_EXISTS"
 
 
 class FailedPreconditionError(ClipSearchError):

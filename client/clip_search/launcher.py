@@ -27,8 +27,13 @@ class _KnownCommand:
 
 
 _KNOWN_COMMANDS = {
+    "backup": _KnownCommand("Copy a data folder into a new backup.", "server"),
+    "check": _KnownCommand("Check a data folder and name everything that is damaged.", "server"),
     "export": _KnownCommand("Turn a checkpoint into a bundle that the server can serve.", "export"),
     "inspect": _KnownCommand("Describe a bundle.", "export"),
+    "migrate": _KnownCommand("Bring a data folder of an older release to the present format.", "server"),
+    "rebuild": _KnownCommand("Make the index of each collection anew from its stored items.", "server"),
+    "restore": _KnownCommand("Make a data folder from a backup.", "server"),
     "serve": _KnownCommand("Serve a bundle and a data folder over gRPC.", "server"),
     "verify": _KnownCommand("Check every file of a bundle against its manifest.", "export"),
 }

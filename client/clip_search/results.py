@@ -18,6 +18,7 @@ __all__ = [
     "Attribute",
     "Classification",
     "Classifications",
+    "Collection",
     "Deletion",
     "Device",
     "EmbedOutcome",
@@ -204,6 +205,22 @@ class Stats:
     disk_bytes: int
     memory_bytes: int
     recall: RecallEstimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection as it is listed; `aliases` in byte order, `embedding_dim` 0 where the server cannot open it."""
+
+    name: str
+    space_id: str
+    embedding_dim: int
+    items: int
+    aliases: tuple[str, ...]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can be searched and written to; any call about one that cannot tells why."""
+        return self.embedding_dim > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from clip_search.errors import (
+    AlreadyExistsError,
     ClipSearchError,
     ConnectionLostError,
     DataLossError,
@@ -31,6 +32,7 @@ __all__ = ["error_from_call", "error_from_status"]
 _PLAIN_ERRORS: dict[str, type[ClipSearchError]] = {
     error.code: error
     for error in (
+        AlreadyExistsError,
         DataLossError,
         DeadlineExceededError,
         FailedPreconditionError,

@@ -71,6 +71,13 @@ def _index_settings(limits: Limits, *, durability: Any, tail_rows_max: int) -> I
     show_default=True,
     help="New vectors that are searched exactly before they are sealed into an HNSW segment.",
 )
+@click.option(
+    "--snapshot-interval-seconds",
+    type=click.FloatRange(min=1),
+    default=300.0,
+    show_default=True,
+    help="How often a generation is published, where something was written.",
+)
 @click.option("--drain-seconds", default=30.0, show_default=True, help="How long calls in flight may take at shutdown.")
 @click.option("--insecure", is_flag=True, help="Listen beyond loopback without TLS.")
 @click.option(
@@ -85,6 +92,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     precision: Any,  # noqa: ANN401 - likewise
     durability: Any,  # noqa: ANN401 - likewise
     segment_rows: int,
+    snapshot_interval_seconds: float,
     drain_seconds: float,
     insecure: bool,  # noqa: FBT001 - likewise
     log_level: str,
@@ -107,6 +115,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         precision=precision,
         insecure=insecure,
         drain_seconds=drain_seconds,
+        snapshot_interval_seconds=snapshot_interval_seconds,
         index=_index_settings(limits, durability=durability, tail_rows_max=segment_rows),
         limits=limits,
     )

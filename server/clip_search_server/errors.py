@@ -6,6 +6,7 @@ them to gRPC status codes.
     ClipSearchError
     ├── InvalidArgumentError      the request is wrong (names the field)         INVALID_ARGUMENT
     ├── NotFoundError             the id or collection does not exist            NOT_FOUND
+    ├── AlreadyExistsError        the name is taken                              ALREADY_EXISTS
     ├── ResourceExhaustedError    a bounded queue is full; try again later       RESOURCE_EXHAUSTED
     ├── DeadlineExceededError     the caller's time ran out before the work      DEADLINE_EXCEEDED
     ├── FailedPreconditionError   right request, wrong state                     FAILED_PRECONDITION
@@ -18,6 +19,7 @@ them to gRPC status codes.
 """
 
 __all__ = [
+    "AlreadyExistsError",
     "BundleError",
     "ClipSearchError",
     "DataLossError",
@@ -59,15 +61,19 @@ class NotFoundError(ClipSearchError):
     """The named item or collection does not exist."""
 
 
+class AlreadyExistsError(ClipSearchError):
+    """The name is taken by another collection or alias."""
+
+
 class ResourceExhaustedError(ClipSearchError):
-    """A bounded queue is full.
+    """A bounded queue is full, or as many things exist as may.
 
     Args:
         message: which limit was met.
-        retry_after_seconds: when trying again makes sense.
+        retry_after_seconds: when trying again makes sense; None where waiting alone does not help.
     """
 
-    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+    def __init__(self, message: str, *, retry_after_seconds: float | None) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 

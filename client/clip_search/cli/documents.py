@@ -4,6 +4,7 @@
     hit              rank (from 1), id, score, attributes
     item             id, attributes, text, has_thumbnail, sequence; vector (when asked for)
     classification   label, probability, similarity
+    collection       name, space_id, embedding_dim (0: the server cannot open it), items, aliases
     snapshot         generation, sequence, create_time, segments, bytes
 
 Scores, similarities and probabilities are rounded to 6 places, which is what their 32 bits hold. Numbers that JSON has
@@ -19,11 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_search.results import Attribute, Classification, Hit, Snapshot, Stats, StoredItem
+from clip_search.results import Attribute, Classification, Collection, Hit, Snapshot, Stats, StoredItem
 
 __all__ = [
     "attributes_document",
     "classification_document",
+    "collection_document",
     "hit_document",
     "item_document",
     "snapshot_document",
@@ -89,6 +91,11 @@ def classification_document(classification: Classification) -> dict[str, Any]:
         "probability": round(classification.probability, _SCORE_PLACES),
         "similarity": round(classification.similarity, _SCORE_PLACES),
     }
+
+
+def collection_document(collection: Collection) -> dict[str, Any]:
+    """Give a collection's description as JSON."""
+    return {**asdict(collection), "aliases": list(collection.aliases)}
 
 
 def snapshot_document(snapshot: Snapshot) -> dict[str, Any]:

@@ -34,6 +34,8 @@ COMMANDS = {
     "get": KnownCommand("items_commands", "get", "Show items by id."),
     "list": KnownCommand("items_commands", "list_items", "List items in order of their ids."),
     "delete": KnownCommand("items_commands", "delete", "Delete items by id."),
+    "collections": KnownCommand("collections_commands", "collections", "List, create and delete collections."),
+    "alias": KnownCommand("collections_commands", "alias", "Give a collection a further name, or move one."),
     "stats": KnownCommand("server_commands", "stats", "Show how large the collection is and what it is made of."),
     "snapshot": KnownCommand("server_commands", "snapshot", "Make the server's next start quick."),
     "embed": KnownCommand("embed_command", "embed", "Turn words or a picture into a vector."),

@@ -25,6 +25,7 @@ class Settings:
     """What the shared options say; filled while the command line is read."""
 
     server: str = DEFAULT_SERVER
+    collection: str = ""
     json: bool = False
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
 
@@ -43,6 +44,11 @@ def _check_address(ctx: click.Context, param: click.Parameter, value: str | None
 def _remember_server(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if _check_address(ctx, param, value) is not None:
         ctx.ensure_object(Settings).server = str(value)
+
+
+def _remember_collection(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Settings).collection = value
 
 
 def _remember_json(ctx: click.Context, _param: click.Parameter, value: bool | None) -> None:  # noqa: FBT001  # click's
@@ -70,6 +76,13 @@ def shared_options(*, server_variable: str | None = None) -> list[click.Option]:
             expose_value=False,
             callback=_remember_server,
             help=f"Address of the server.  [default: ${SERVER_VARIABLE}, then {DEFAULT_SERVER}]",
+        ),
+        click.Option(
+            ["--collection"],
+            metavar="NAME",
+            expose_value=False,
+            callback=_remember_collection,
+            help="Collection, or alias of one, that the command is about.  [default: default]",
         ),
         click.Option(
             ["--json"],

@@ -1,12 +1,14 @@
 """Unit vectors in, neighbours out, durably. A synchronous library, safe from any thread.
 
-Knows nothing of gRPC, models, pictures or asyncio. `Collection` is the way in; every other module is internal.
+Knows nothing of gRPC, models, pictures or asyncio. `Collection` and `DataFolder`, the folder of many collections, are
+the ways in; maintenance (below) has functions of its own, and every other module is internal.
 
 What happens to a write, and which file it lives in:
 
     collection.py    the public face; checks arguments (validation.py), joins the parts below
     writer.py        one thread; callers that wait together share one commit
-    store.py         SQLite, the source of truth: transactions, durability (schema.py, rows.py; reads in reader.py)
+    store.py         SQLite, the source of truth: transactions, durability (schema.py, rows.py; reads in reader.py;
+                     page_checksums.py guards what the checksums of rows do not)
     state.py         the state in memory; publishes an immutable view.py after every commit
     tail.py          the newest vectors, scanned exactly
     sealing.py       one thread; turns the tail into segments, merges small ones, rebuilds those with many dead rows
@@ -15,6 +17,15 @@ What happens to a write, and which file it lives in:
     generations.py   manifests that name segment files (segment_files.py, entries.py; files.py makes files durable)
     recovery.py      from the files back to the state in memory
     scoring.py       normalization and cosines, the same on every path
+
+Around collections, and while no server runs:
+
+    data_folder.py   collections' folders and their catalog (catalog_file.py), whole after any crash
+    backup.py        whole copies of a data folder, and restore.py back again
+    check.py         finds damage without changing a byte (check_collection.py; findings.py is what comes out)
+    rebuild.py       segments anew from the store, a catalog anew from the folders
+    migrations.py    from older formats to the present one
+    offline.py       reads that leave no trace; checked_json.py: small files that carry their own digest
 
 Architecture invariants:
 
@@ -41,7 +52,9 @@ steps leaves files that nobody names, never a manifest that names missing ones.
 Formats are numbered together (`FORMAT_VERSION` in schema.py, SQLite's `user_version`); newer ones are refused.
 """
 
+from clip_search_server.index.catalog_file import Space, check_name
 from clip_search_server.index.collection import Collection
+from clip_search_server.index.data_folder import DataFolder
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.types import (
     CollectionStats,
@@ -58,6 +71,7 @@ from clip_search_server.index.types import (
 __all__ = [
     "Collection",
     "CollectionStats",
+    "DataFolder",
     "DeleteOutcome",
     "Generation",
     "IndexSettings",
@@ -65,6 +79,8 @@ __all__ = [
     "Record",
     "SearchOutcome",
     "SegmentStats",
+    "Space",
     "StoredItem",
     "UpsertOutcome",
+    "check_name",
 ]

@@ -22,7 +22,7 @@ from clip_search_server.index.hnsw_segment import HnswEngine
 from clip_search_server.index.lock import FolderLock
 from clip_search_server.index.reader import StoreReader
 from clip_search_server.index.recovery import Recovery
-from clip_search_server.index.schema import Identity, check_store, create_store
+from clip_search_server.index.schema import Identity, check_store, create_store, read_identity, store_path
 from clip_search_server.index.scoring import unit_vector
 from clip_search_server.index.sealing import Builder
 from clip_search_server.index.segment import SegmentEngine
@@ -123,7 +123,7 @@ class Collection:
                 generations = Generations(directory, identity)
                 make_folder(generations.folder)
                 make_folder(generations.segment_folder)
-                store = Store(_store_path(directory), durability=settings.durability)
+                store = Store(store_path(directory), durability=settings.durability)
                 undo.callback(store.close)
                 reader = StoreReader(store.path, dim=dim)
                 undo.callback(reader.close)
@@ -147,6 +147,26 @@ class Collection:
         except OSError as error:
             raise UnavailableError(f"{directory} cannot be opened ({error})") from error
 
+    @classmethod
+    def open_existing(
+        cls,
+        directory: Path,
+        *,
+        settings: IndexSettings | None = None,
+        progress: Report = _say_nothing,
+        engine: SegmentEngine | None = None,
+    ) -> "Collection":
+        """Recover the collection in `directory`, of whatever space it is; arguments and errors as in `open`."""
+        identity = read_identity(store_path(directory))
+        return cls.open(
+            directory,
+            dim=identity.dim,
+            space_id=identity.space_id,
+            settings=settings,
+            progress=progress,
+            engine=engine,
+        )
+
     @property
     def dim(self) -> int:
         """Components of a vector."""
@@ -166,6 +186,11 @@ class Collection:
     def sequence(self) -> int:
         """Number of the newest write that reads can see."""
         return self._state.view.sequence
+
+    @property
+    def item_count(self) -> int:
+        """Items that reads can see."""
+        return self._state.view.item_count
 
     def upsert(self, records: Sequence[Record], *, patience_seconds: float | None = None) -> UpsertOutcome:
         """Store records in one transaction, each replacing the item of its id; of the same id twice, the last wins.
@@ -284,6 +309,8 @@ class Collection:
     def snapshot(self) -> Generation:
         """Publish a generation of the present segments; neither seals the tail nor copies the store.
 
+        With nothing new since the newest generation, that one is returned.
+
         Raises:
             UnavailableError: the disk refused, the newest write cannot be made durable, or the collection is closed.
         """
@@ -339,9 +366,13 @@ class Collection:
             # Between taking the view and publishing it nobody else may publish, nor therefore remove what it names.
             with self._publishing:
                 view = self._state.view
+                segments = tuple(part.entry for part in view.parts)
+                present = self._generations.newest_if(segments, sequence=view.sequence)
+                if present is not None:
+                    return present
                 self._writer.sync()
                 return self._generations.publish(
-                    tuple(part.entry for part in view.parts),
+                    segments,
                     sequence=view.sequence,
                     next_label=self._store.next_label,
                     item_count=view.item_count,
@@ -359,13 +390,9 @@ class Collection:
             raise
 
 
-def _store_path(directory: Path) -> Path:
-    return directory / "store.sqlite3"
-
-
 def _identity_of(directory: Path, *, dim: int, space_id: str) -> Identity:
     """Return the identity of the store in `directory`, creating the store where the folder is new."""
-    path = _store_path(directory)
+    path = store_path(directory)
     if not path.exists():
         # A log without its store would be replayed into the new one.
         if any(directory.glob("generations/*.json")) or Path(f"{path}-wal").exists():

@@ -1,7 +1,6 @@
 """Generations: small manifests that name the segments of one moment; knows nothing of making or searching segments.
 
-`generations/NNNNNNNN.json` is one JSON object ``{"body": {...}, "sha256": "..."}``, the digest being that of the body
-written with sorted keys and no blanks. The body:
+`generations/NNNNNNNN.json` is a checked JSON file (checked_json.py). The body:
 
     format_version, generation, collection_id, space_id, dim, metric
     sequence        the store held at least this much, durably, when the manifest was written
@@ -14,8 +13,6 @@ names, turns out damaged, the one before still opens. Numbers only grow.
 """
 
 import dataclasses
-import hashlib
-import json
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from clip_search_server.errors import DataLossError
+from clip_search_server.index.checked_json import read_checked, write_checked
 from clip_search_server.index.entries import FileEntry, SegmentEntry
-from clip_search_server.index.files import publish_file, remove_temporaries, sync_folder
+from clip_search_server.index.files import remove_temporaries, sync_folder
 from clip_search_server.index.schema import FORMAT_VERSION, METRIC, Identity
 from clip_search_server.index.types import Generation
 
@@ -51,7 +49,7 @@ class Generations:
     """
 
     def __init__(self, folder: Path, identity: Identity) -> None:
-        self._identity = identity
+        self.identity = identity
         self._lock = threading.Lock()  # Manifests are listed, written and removed by one thread at a time.
         self.folder = folder / "generations"
         self.segment_folder = folder / "segments"
@@ -61,22 +59,24 @@ class Generations:
         stems = (path.stem for path in self.folder.glob("*.json"))
         return sorted((int(stem) for stem in stems if stem.isdecimal()), reverse=True)
 
+    def path(self, number: int) -> Path:
+        """Return where a manifest lies."""
+        return self.folder / f"{number:08d}.json"
+
     def read(self, number: int) -> Manifest:
         """Read and check one manifest.
 
         Raises:
             DataLossError: it is missing, damaged or another collection's.
+            FailedPreconditionError: a newer release wrote it.
         """
-        path = self._path(number)
+        path = self.path(number)
+        body = read_checked(path, format_version_max=FORMAT_VERSION)
         try:
-            outer = json.loads(path.read_bytes())
-            body, digest = outer["body"], outer["sha256"]
-            if digest != _digest(body):
-                raise DataLossError(f"{path} fails its SHA-256 check")
-            if body["generation"] != number or _identity_of(body) != self._identity:
+            if body["generation"] != number or _identity_of(body) != self.identity:
                 raise DataLossError(f"{path} belongs to another collection or generation")
             return _manifest_from(body)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise DataLossError(f"{path} is damaged or unreadable ({type(error).__name__})") from error
 
     def newest(self) -> Generation | None:
@@ -89,6 +89,17 @@ class Generations:
                     continue
         return None
 
+    def newest_if(self, segments: tuple[SegmentEntry, ...], *, sequence: int) -> Generation | None:
+        """Return the newest generation if it is valid and says just this, else None."""
+        with self._lock:
+            number = max(self.numbers(), default=0)
+            try:
+                manifest = self.read(number)
+            except DataLossError:
+                return None
+            same = (manifest.segments, manifest.sequence) == (segments, sequence)
+            return self._summary(manifest) if same else None
+
     def publish(
         self, segments: tuple[SegmentEntry, ...], *, sequence: int, next_label: int, item_count: int
     ) -> Generation:
@@ -100,16 +111,14 @@ class Generations:
         with self._lock:
             number = 1 + max(self.numbers(), default=0)
             manifest = Manifest(number, sequence, next_label, item_count, segments)
-            body = self._body_of(manifest)
-            text = json.dumps({"body": body, "sha256": _digest(body)}, indent=1)
-            publish_file(self._path(number), lambda path: _write(path, text))
+            write_checked(self.path(number), self._body_of(manifest))
             self._drop_old()
             return self._summary(manifest)
 
     def forget_all(self) -> None:
         """Remove every manifest durably; the segments they name mean nothing afterwards."""
         for number in self.numbers():
-            self._path(number).unlink(missing_ok=True)
+            self.path(number).unlink(missing_ok=True)
         sync_folder(self.folder)
 
     def collect_garbage(self, names_in_use: set[str]) -> None:
@@ -136,7 +145,7 @@ class Generations:
         valid_count = 0
         for number in self.numbers():
             if valid_count >= _KEPT:
-                self._path(number).unlink(missing_ok=True)
+                self.path(number).unlink(missing_ok=True)
                 continue
             try:
                 self.read(number)
@@ -144,11 +153,8 @@ class Generations:
             except DataLossError:
                 continue
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.json"
-
     def _summary(self, manifest: Manifest) -> Generation:
-        path = self._path(manifest.number)
+        path = self.path(manifest.number)
         return Generation(
             number=manifest.number,
             sequence=manifest.sequence,
@@ -163,23 +169,15 @@ class Generations:
         return {
             "format_version": FORMAT_VERSION,
             "generation": manifest.number,
-            "collection_id": self._identity.collection_id,
-            "space_id": self._identity.space_id,
-            "dim": self._identity.dim,
+            "collection_id": self.identity.collection_id,
+            "space_id": self.identity.space_id,
+            "dim": self.identity.dim,
             "metric": METRIC,
             "sequence": manifest.sequence,
             "next_label": manifest.next_label,
             "item_count": manifest.item_count,
             "segments": [dataclasses.asdict(entry) for entry in manifest.segments],
         }
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _identity_of(body: dict[str, Any]) -> Identity:

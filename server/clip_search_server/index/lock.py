@@ -10,29 +10,35 @@ from clip_search_server.errors import FailedPreconditionError
 
 
 class FolderLock:
-    """An exclusive advisory lock on ``FOLDER/lock``, held until `release` or until the process ends.
+    """An advisory lock on ``FOLDER/lock``, held until `release` or until the process ends.
 
     The kernel drops it with the process, so a crash leaves nothing to clean up. The file itself stays: removing it
     would let two processes lock two different files of the same name.
+
+    Args:
+        folder: what to lock.
+        shared: hold it together with others who only read, and leave the file as it is. An exclusive lock writes the
+            process's number into it.
 
     Raises:
         FailedPreconditionError: another process, or another object in this one, holds it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
         path = folder / "lock"
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
-            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+            holder = _living_process(os.pread(self._descriptor, 32, 0))
             self.release()
             raise FailedPreconditionError(
-                f"{folder} is in use by another server (process {holder or 'unknown'}); "
+                f"{folder} is in use by another server (process {holder}); "
                 "stop that server or choose another data folder"
             ) from error
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        if not shared:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Give the folder back; harmless when already released."""
@@ -47,3 +53,9 @@ class FolderLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _living_process(content: bytes) -> str:
+    """Return the process number that a lock file holds, or `unknown`: what a crash left there says nothing."""
+    number = content.decode("ascii", "replace").strip()
+    return number if number.isdecimal() and Path("/proc", number).exists() else "unknown"

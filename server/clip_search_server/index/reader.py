@@ -13,6 +13,7 @@ import apsw
 import numpy as np
 
 from clip_search_server.errors import DataLossError, UnavailableError
+from clip_search_server.index import page_checksums
 from clip_search_server.index.rows import ItemRow, thumbnail_from, vector_from
 from clip_search_server.index.types import FloatArray, IntArray, StoredItem
 
@@ -22,6 +23,7 @@ _IDLE_CONNECTIONS_MAX = 16
 _COLUMNS = "label, id, sequence, attributes, text, content_digest, crc"
 _ITEM = f"SELECT {_COLUMNS} FROM items WHERE id = ?"  # noqa: S608 - a constant
 _ITEM_BY_LABEL = f"SELECT {_COLUMNS} FROM items WHERE label = ?"  # noqa: S608 - a constant
+_LABELS_BY_ID = "SELECT label FROM items INDEXED BY sqlite_autoindex_items_1"  # Reads the index of ids alone.
 _ITEMS_AFTER = f"SELECT {_COLUMNS} FROM items WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - a constant
 
 _Columns = tuple[int, bytes, int, bytes, bytes, bytes, int]
@@ -70,8 +72,12 @@ class StoreReader:
     def labels(self) -> IntArray:
         """Return every live label, ascending."""
         with self._state() as connection:
-            found = connection.execute("SELECT label FROM items ORDER BY label")
-            return np.fromiter((cast("int", label) for (label,) in found), dtype=np.int64)
+            try:
+                return _labels(connection, "SELECT label FROM items ORDER BY label")
+            except apsw.IOError as error:
+                if not page_checksums.is_damage(error):
+                    raise
+                return _labels(connection, _LABELS_BY_ID)
 
     def vectors(self, labels: Sequence[int]) -> Generator[tuple[int, str, FloatArray] | DataLossError, None, None]:
         """Yield label, id and vector of each label in order, or the damage found in its place."""
@@ -96,7 +102,7 @@ class StoreReader:
         return row.joined_with(self._vector(connection, row.label), has_thumbnail=has_thumbnail)
 
     def _vector(self, connection: apsw.Connection, label: int) -> FloatArray:
-        found = connection.execute("SELECT vector, crc FROM vectors WHERE label = ?", (label,)).fetchone()
+        found = page_checksums.fetch_by_label(connection, "SELECT vector, crc FROM vectors WHERE label = ?", label)
         blob, crc = cast("tuple[bytes, int]", found or (b"", -1))
         return vector_from(label, blob, crc, self._dim)
 
@@ -111,10 +117,11 @@ class StoreReader:
             finally:
                 with contextlib.suppress(apsw.Error):
                     connection.execute("ROLLBACK")
-        except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
-            raise DataLossError(f"{self._path} is damaged ({error}); restore it from a backup") from error
-        except apsw.Error as error:
-            raise UnavailableError(f"{self._path} cannot be read ({error})") from error
+        except (apsw.Error, UnicodeDecodeError) as error:
+            reason = page_checksums.describe(error)
+            if isinstance(error, UnicodeDecodeError) or page_checksums.is_damage(error):
+                raise DataLossError(f"{self._path} is damaged ({reason}); restore it from a backup") from error
+            raise UnavailableError(f"{self._path} cannot be read ({reason})") from error
         finally:
             self._give(connection)
 
@@ -133,13 +140,16 @@ class StoreReader:
 
     def _connect(self) -> apsw.Connection:
         try:
-            connection = apsw.Connection(str(self._path))
-            connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
-            connection.pragma("query_only", 1)
-            # Only the writer folds the log; a reader that happens to close last must not.
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            return self._open_connection()
         except apsw.Error as error:
             raise UnavailableError(f"{self._path} cannot be read ({error})") from error
+
+    def _open_connection(self) -> apsw.Connection:
+        connection = page_checksums.connect(self._path)
+        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        connection.pragma("query_only", 1)
+        # Only the writer folds the log; a reader that happens to close last must not.
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         return connection
 
     def _give(self, connection: apsw.Connection) -> None:
@@ -157,6 +167,11 @@ class StoreReader:
             self._drained.notify_all()
 
 
+def _labels(connection: apsw.Connection, statement: str) -> IntArray:
+    found = connection.execute(statement)
+    return np.sort(np.fromiter((cast("int", label) for (label,) in found), dtype=np.int64))
+
+
 def _checked(columns: object) -> ItemRow:
     values = cast("_Columns", columns)
     return ItemRow(*values[:-1]).checked(values[-1])
@@ -164,7 +179,13 @@ def _checked(columns: object) -> ItemRow:
 
 def _item(connection: apsw.Connection, item_id: str) -> ItemRow | None:
     key = item_id.encode()
-    columns = connection.execute(_ITEM, (key,)).fetchone()
+    try:
+        columns = connection.execute(_ITEM, (key,)).fetchone()
+    except apsw.IOError as error:
+        if not page_checksums.is_damage(error):
+            raise
+        found = connection.execute(f"{_LABELS_BY_ID} WHERE id = ?", (key,)).get
+        columns = found and page_checksums.fetch_by_label(connection, _ITEM_BY_LABEL, cast("int", found))
     if columns is None:
         return None
     row = _checked(columns)
@@ -176,7 +197,7 @@ def _item(connection: apsw.Connection, item_id: str) -> ItemRow | None:
 
 
 def _id_of(connection: apsw.Connection, label: int) -> str:
-    columns = connection.execute(_ITEM_BY_LABEL, (label,)).fetchone()
+    columns = page_checksums.fetch_by_label(connection, _ITEM_BY_LABEL, label)
     if columns is None:
         raise DataLossError(
             f"label {label}: its row is missing although the store lists it; restore the store from a backup"

@@ -63,9 +63,15 @@ class Recovery:
         """Return the state that equals the store."""
         self._generations.remove_temporaries()
         manifests = self._readable_manifests()
-        if self._is_behind(manifests):
+        if catch_up(self._store, self._generations, manifests, self._damage):
             manifests = []
-        parts = self._best_parts(manifests, dim)
+        return self._state(self._best_parts(manifests, dim), dim)
+
+    def run_anew(self, dim: int) -> State:
+        """Return the state that equals the store with every row in the tail, whatever segments there are."""
+        return self._state([], dim)
+
+    def _state(self, parts: list[SealedPart], dim: int) -> State:
         labels = self._reader.labels()
         for part in parts:
             part.died_at[~np.isin(part.rows.labels, labels)] = 0
@@ -82,19 +88,6 @@ class Recovery:
             except DataLossError as error:
                 self._damage.note(error)
         return manifests
-
-    def _is_behind(self, manifests: Sequence[Manifest]) -> bool:
-        sequence = max((manifest.sequence for manifest in manifests), default=0)
-        if sequence <= self._store.sequence:
-            return False
-        self._damage.note(
-            f"{self._store.path} ends at sequence {self._store.sequence} although {sequence} was reached: "
-            "the writes between are lost; restore a backup if they matter"
-        )
-        next_label = max(manifest.next_label for manifest in manifests)
-        self._generations.forget_all()
-        self._store.advance(sequence=sequence, next_label=next_label)
-        return True
 
     def _best_parts(self, manifests: Sequence[Manifest], dim: int) -> list[SealedPart]:
         best: list[SealedPart] = []
@@ -131,3 +124,18 @@ class Recovery:
                 else:
                     tail.append(*row)
         return tail
+
+
+def catch_up(store: Store, generations: Generations, manifests: Sequence[Manifest], damage: DamageLog) -> bool:
+    """Where a generation is ahead of the store, forget them all and raise the store's counters; return whether so."""
+    sequence = max((manifest.sequence for manifest in manifests), default=0)
+    if sequence <= store.sequence:
+        return False
+    damage.note(
+        f"{store.path} ends at sequence {store.sequence} although {sequence} was reached: "
+        "the writes between are lost; restore a backup if they matter"
+    )
+    next_label = max(manifest.next_label for manifest in manifests)
+    generations.forget_all()
+    store.advance(sequence=sequence, next_label=next_label)
+    return True

@@ -9,7 +9,7 @@
 The three row tables are apart because they are read apart: searching needs neither thumbnails nor texts, and a scan of
 the labels at start-up must not walk over gigabytes of vectors. `application_id` marks the file as ours and
 `user_version` is the format version; both lie in the first hundred bytes, where they can be read without SQLite
-touching the folder.
+touching the folder. Every page ends with a checksum (page_checksums.py).
 """
 
 import os
@@ -22,11 +22,13 @@ from urllib.parse import quote
 import apsw
 
 from clip_search_server.errors import DataLossError, FailedPreconditionError, SpaceMismatchError, UnavailableError
+from clip_search_server.index import page_checksums
 from clip_search_server.index.files import publish_file
 from clip_search_server.index.rows import crc_of
 
 FORMAT_VERSION = 1
 METRIC = "cosine"
+STORE_NAME = "store.sqlite3"
 
 _APPLICATION_ID = 0x434C5331  # "CLS1"
 _PAGE_BYTES = 8192  # three 512-dimensional vectors a page
@@ -74,9 +76,10 @@ def create_store(path: Path, *, space_id: str, dim: int) -> None:
 
     def write(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
-        connection = apsw.Connection(str(temporary))
+        connection = page_checksums.connect(temporary)
         try:
             connection.pragma("page_size", _PAGE_BYTES)
+            page_checksums.add_to_new_file(connection)
             connection.pragma("journal_mode", "memory")  # A journal left by a crash would spoil the next attempt.
             with connection:
                 connection.execute(_TABLES)
@@ -106,13 +109,7 @@ def check_store(path: Path, *, space_id: str, dim: int) -> Identity:
         FailedPreconditionError: written by a newer release.
         SpaceMismatchError: its vectors are another model's.
     """
-    version = _format_version(path)
-    if version > FORMAT_VERSION:
-        raise FailedPreconditionError(
-            f"{path} has format {version}, newer than the {FORMAT_VERSION} this release reads; "
-            "use the release that wrote it; nothing was changed"
-        )
-    identity = _identity(path)
+    identity = read_identity(path)
     if identity.space_id != space_id:
         raise SpaceMismatchError(
             f"{path.parent} holds vectors of space {identity.space_id!r} but the model makes vectors of space "
@@ -126,12 +123,48 @@ def check_store(path: Path, *, space_id: str, dim: int) -> Identity:
     return identity
 
 
-def _format_version(path: Path) -> int:
+def store_path(directory: Path) -> Path:
+    """Return where a collection's store lies."""
+    return directory / STORE_NAME
+
+
+def read_identity(path: Path, *, older: bool = False) -> Identity:
+    """Return whose store lies at `path` without changing a byte of its folder; no connection may be open.
+
+    Args:
+        path: the store.
+        older: also where it must be migrated before it can be used.
+
+    Raises:
+        DataLossError: not a store, or damaged.
+        FailedPreconditionError: written by a newer release, or by an older one.
+    """
+    version = format_version_of(path)
+    if version > FORMAT_VERSION:
+        raise FailedPreconditionError(
+            f"{path} has format {version}, newer than the {FORMAT_VERSION} this release reads; "
+            "use the release that wrote it; nothing was changed"
+        )
+    if version < FORMAT_VERSION and not older:
+        raise FailedPreconditionError(
+            f"{path} has format {version}, older than the {FORMAT_VERSION} of this release; run clip-search migrate"
+        )
+    return _identity(path)
+
+
+def format_version_of(path: Path) -> int:
+    """Return the format version in a store's header.
+
+    Raises:
+        DataLossError: not a store, or its header is damaged.
+        FailedPreconditionError: this installation could not keep the store's page checksums.
+    """
     with path.open("rb") as stream:
         header = stream.read(_HEADER_BYTES)
     application_id = int.from_bytes(header[68:72], "big")
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC) or application_id != _APPLICATION_ID:
         raise DataLossError(f"{path} is not a clip-search store, or its header is damaged; restore it from a backup")
+    page_checksums.check_usable(path, header)
     return int.from_bytes(header[60:64], "big")
 
 
@@ -139,11 +172,12 @@ def _identity(path: Path) -> Identity:
     # "immutable" keeps SQLite from creating or reading the log: `meta` has been in the main file since its creation.
     address = f"file:{quote(os.fspath(path.absolute()))}?immutable=1"
     try:
-        connection = apsw.Connection(address, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        connection = page_checksums.connect(address, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         try:
             meta = dict(cast("list[tuple[str, str | int]]", list(connection.execute("SELECT key, value FROM meta"))))
         finally:
             connection.close()
         return Identity(str(meta["collection_id"]), str(meta["space_id"]), int(meta["dim"]))
     except (apsw.Error, KeyError, ValueError) as error:
-        raise DataLossError(f"{path} is damaged ({error}); restore it from a backup") from error
+        reason = page_checksums.describe(error)
+        raise DataLossError(f"{path} is damaged ({reason}); restore it from a backup") from error

@@ -78,7 +78,7 @@ def load_segment(folder: Path, entry: SegmentEntry, engine: SegmentEngine, *, di
         DataLossError: a file is missing, has another size or digest, or does not hold what the entry says.
     """
     for kind in KINDS:
-        _check(path_of(folder, entry.name, kind), entry.files[kind])
+        check_file(path_of(folder, entry.name, kind), entry.files[kind])
     if entry.engine != engine.name:
         raise DataLossError(f"segment {entry.name} was built by the engine {entry.engine!r}, not {engine.name!r}")
     rows = _load_rows(folder, entry, dim)
@@ -87,7 +87,8 @@ def load_segment(folder: Path, entry: SegmentEntry, engine: SegmentEngine, *, di
     return SealedPart(entry, rows, segment, np.full(entry.row_count, NEVER))
 
 
-def _check(path: Path, entry: FileEntry) -> None:
+def check_file(path: Path, entry: FileEntry) -> None:
+    """Raise DataLossError unless the file has the size and SHA-256 that its entry says."""
     try:
         size = path.stat().st_size
         digest = sha256_of(path) if size == entry.bytes else ""

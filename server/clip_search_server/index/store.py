@@ -15,6 +15,7 @@ from typing import cast
 import apsw
 
 from clip_search_server.errors import DataLossError, NotFoundError, UnavailableError
+from clip_search_server.index import page_checksums
 from clip_search_server.index.files import sync_file
 from clip_search_server.index.rows import ItemRow, crc_of
 from clip_search_server.index.settings import Durability
@@ -126,7 +127,8 @@ class Transaction:
 
     def _has_vector(self, label: int, vector: FloatArray) -> bool:
         # A damaged row counts as different, so that writing an item again heals it.
-        row = self._connection.execute("SELECT vector, crc FROM vectors WHERE label = ?", (label,)).get
+        with page_checksums.unchecked(self._connection):
+            row = self._connection.execute("SELECT vector, crc FROM vectors WHERE label = ?", (label,)).get
         given = vector.astype("<f4").tobytes()
         return row is not None and cast("tuple[bytes, int]", row) == (given, crc_of(label, given))
 
@@ -143,6 +145,11 @@ class Transaction:
         return label
 
     def _drop(self, label: int) -> None:
+        # Read first, whatever the page's checksum says: it is then in the cache, and a damaged row can be deleted while
+        # all else that deleting touches, such as the list of free pages, is checked.
+        with page_checksums.unchecked(self._connection):
+            for table in ("vectors", "thumbnails"):
+                self._connection.execute(f"SELECT * FROM {table} WHERE label = ?", (label,)).fetchall()  # noqa: S608
         for table in ("items", "vectors", "thumbnails"):
             self._connection.execute(f"DELETE FROM {table} WHERE label = ?", (label,))  # noqa: S608 - three constants
         self.changes.append(Removed(label, self.sequence))
@@ -162,7 +169,7 @@ class Store:
         self._log_pages = 0
         self.failure: str | None = None
         try:
-            self._connection = apsw.Connection(str(path))
+            self._connection = page_checksums.connect(path)
             try:
                 self._connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
                 self._connection.pragma("journal_mode", "wal")
@@ -173,9 +180,10 @@ class Store:
             except BaseException:
                 self._connection.close()
                 raise
-        except (apsw.CorruptError, apsw.NotADBError) as error:
-            raise DataLossError(f"{path} is damaged ({error}); restore it from a backup") from error
         except apsw.Error as error:
+            if page_checksums.is_damage(error):
+                reason = page_checksums.describe(error)
+                raise DataLossError(f"{path} is damaged ({reason}); restore it from a backup") from error
             raise UnavailableError(f"{path} cannot be opened ({error}); check the disk") from error
 
     @property
@@ -218,6 +226,13 @@ class Store:
             # Nothing is wrong with the disk: some tool holds the file. Later writes may succeed.
             self._roll_back()
             raise UnavailableError(f"{self._path} is locked by another program; close it and try again") from error
+        except apsw.IOError as error:
+            if page_checksums.is_damage(error):  # Found while reading, before anything was written.
+                self._roll_back()
+                reason = page_checksums.describe(error)
+                raise DataLossError(f"{self._path} is damaged ({reason}); restore it from a backup") from error
+            self._fail(error)
+            self.check_writable()
         except apsw.Error as error:
             self._fail(error)
             self.check_writable()
@@ -279,7 +294,7 @@ class Store:
             self._connection.close()
 
     def _fail(self, error: Exception) -> None:
-        self.failure = str(error) or type(error).__name__
+        self.failure = page_checksums.describe(error)
         # Closing would otherwise checkpoint, which repeats the fsync that failed.
         self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self._roll_back()

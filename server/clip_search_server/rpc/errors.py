@@ -1,8 +1,8 @@
 """The exception tree as gRPC statuses, in one place; knows nothing of methods and messages.
 
 Besides code and message a status carries google.rpc details: BadRequest with the field for INVALID_ARGUMENT, RetryInfo
-for RESOURCE_EXHAUSTED, RequestInfo for INTERNAL. RESOURCE_EXHAUSTED also sets the trailer `grpc-retry-pushback-ms`
-(gRPC proposal A6), which clients with a retry policy obey.
+for RESOURCE_EXHAUSTED where waiting helps, RequestInfo for INTERNAL. With RetryInfo goes the trailer
+`grpc-retry-pushback-ms` (gRPC proposal A6), which clients with a retry policy obey.
 """
 
 from google.protobuf import any_pb2, duration_pb2
@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from clip_search_server.errors import (
+    AlreadyExistsError,
     ClipSearchError,
     DataLossError,
     DeadlineExceededError,
@@ -29,6 +30,7 @@ _TEXT_CHARS_MAX = 400
 _CODES: tuple[tuple[type[ClipSearchError], int], ...] = (
     (InvalidArgumentError, code_pb2.INVALID_ARGUMENT),
     (NotFoundError, code_pb2.NOT_FOUND),
+    (AlreadyExistsError, code_pb2.ALREADY_EXISTS),
     (ResourceExhaustedError, code_pb2.RESOURCE_EXHAUSTED),
     (DeadlineExceededError, code_pb2.DEADLINE_EXCEEDED),
     (FailedPreconditionError, code_pb2.FAILED_PRECONDITION),
@@ -57,7 +59,7 @@ def internal_status(request_id: str) -> status_pb2.Status:
 
 def trailers_of(error: ClipSearchError) -> tuple[tuple[str, str], ...]:
     """Return the trailing metadata that goes with `error`."""
-    if isinstance(error, ResourceExhaustedError):
+    if isinstance(error, ResourceExhaustedError) and error.retry_after_seconds is not None:
         return (("grpc-retry-pushback-ms", str(int(error.retry_after_seconds * 1000))),)
     return ()
 
@@ -68,7 +70,7 @@ def _details(error: ClipSearchError) -> list[Message]:
             field=_cut(error.field), description=_cut(error.description)
         )
         return [error_details_pb2.BadRequest(field_violations=[violation])]
-    if isinstance(error, ResourceExhaustedError):
+    if isinstance(error, ResourceExhaustedError) and error.retry_after_seconds is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
         return [error_details_pb2.RetryInfo(retry_delay=delay)]

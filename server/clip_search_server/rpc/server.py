@@ -1,6 +1,6 @@
 """Builds, starts and drains the gRPC server; knows nothing of what its methods do.
 
-Lifecycle: bind the port (so that a port in use is told at once) -> load model and collection -> start, SERVING ->
+Lifecycle: bind the port (so that a port in use is told at once) -> load model and collections -> start, SERVING ->
 SIGTERM or SIGINT -> NOT_SERVING, refuse new calls, finish those in flight -> snapshot -> release the data folder.
 """
 
@@ -34,8 +34,8 @@ from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.encoder import Encoder
 from clip_search_server.encoder.precision import PrecisionChoice
 from clip_search_server.encoder.sessions import DeviceChoice
-from clip_search_server.errors import ClipSearchError, FailedPreconditionError
-from clip_search_server.index import Collection, IndexSettings
+from clip_search_server.errors import FailedPreconditionError
+from clip_search_server.index import IndexSettings
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.collection_service import CollectionService
 from clip_search_server.rpc.embedding_service import EmbeddingService
@@ -44,7 +44,7 @@ from clip_search_server.rpc.interceptor import RequestInterceptor
 from clip_search_server.rpc.search_service import SearchService
 from clip_search_server.rpc.server_service import ServerService
 from clip_search_server.search.catalog import DEFAULT_NAME, Catalog
-from clip_search_server.search.collection import AsyncCollection
+from clip_search_server.search.snapshots import snapshot_all, snapshot_regularly
 
 __all__ = ["ServerOptions", "serve"]
 
@@ -64,6 +64,7 @@ class ServerOptions:
     precision: PrecisionChoice
     insecure: bool
     drain_seconds: float
+    snapshot_interval_seconds: float
     index: IndexSettings
     limits: Limits
 
@@ -84,6 +85,7 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
     address = _bind(server, options)
     bundle = await asyncio.to_thread(Bundle.open, options.bundle)
     catalog = await _open_catalog(bundle, options)
+    snapshots = asyncio.create_task(snapshot_regularly(catalog, options.snapshot_interval_seconds))
     try:
         health_service = _add_services(server, bundle, catalog, options.limits)
         await server.start()
@@ -93,8 +95,9 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
         _LOG.info("stopping: finishing calls in flight, at most %.0f s", options.drain_seconds)
         await health_service.enter_graceful_shutdown()
         await _drain(server, requests, options.drain_seconds)
-        await _snapshot_all(catalog)
+        await snapshot_all(catalog)
     finally:
+        snapshots.cancel()
         await server.stop(0)
         await catalog.close()
     _LOG.info("stopped")
@@ -152,16 +155,12 @@ async def _open_catalog(bundle: Bundle, options: ServerOptions) -> Catalog:
     encoder = await asyncio.to_thread(_open_encoder, bundle, options)
     try:
         await encoder.warm_up()
-        directory = options.data / "collections" / DEFAULT_NAME
-        index = await asyncio.to_thread(
-            lambda: Collection.open(
-                directory, dim=encoder.dim, space_id=encoder.space_id, settings=options.index, progress=_LOG.info
-            )
+        return await Catalog.open(
+            {DEFAULT_NAME: encoder}, options.data, options.index, collections_max=options.limits.collections_max
         )
     except BaseException:
         await encoder.close()
         raise
-    return Catalog({DEFAULT_NAME: encoder}, {DEFAULT_NAME: AsyncCollection(DEFAULT_NAME, index)})
 
 
 def _open_encoder(bundle: Bundle, options: ServerOptions) -> Encoder:
@@ -211,12 +210,3 @@ async def _drain(server: aio.Server, requests: RequestInterceptor, seconds: floa
     idle.cancel()
     await server.stop(0)
     await stopping
-
-
-async def _snapshot_all(catalog: Catalog) -> None:
-    """Publish a generation of every collection; failing costs only a slower next start."""
-    for collection in catalog.collections.values():
-        try:
-            await collection.snapshot()
-        except ClipSearchError as error:
-            _LOG.warning("no snapshot of %s at shutdown: %s", collection.name, error)

@@ -2,7 +2,8 @@
 
 content.py         what a query part or an item is made of, and its vector
 attributes.py      facts of an item and the bytes they are stored as
-catalog.py         which collections and models there are
+catalog.py         which collections, aliases and models there are, and how that changes
+snapshots.py       generations of all collections, at intervals
 collection.py      the blocking index behind threads, for the event loop
 query.py           weighted parts -> one vector -> hits
 classification.py  which words fit a picture

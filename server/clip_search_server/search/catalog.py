@@ -1,35 +1,121 @@
-"""Which models and collections a server has, by name; knows nothing of gRPC.
+"""Which models and collections a server has, by name, and how that changes; knows nothing of gRPC.
 
-This release serves one model and one collection, both named `default`.
+This release serves one model, named `default`. Collections and aliases live in a data folder, which outlives the
+process; this is what of them is open. An alias is looked up once, when a request begins: a request goes on with the
+collection it began with, wherever the alias points by then. Changes are made one at a time and to the end, even when
+the caller who asked for one goes away.
 """
 
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
 from clip_search_server.encoder.encoder import Encoder
-from clip_search_server.errors import NotFoundError, SpaceMismatchError
+from clip_search_server.errors import (
+    AlreadyExistsError,
+    ClipSearchError,
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    SpaceMismatchError,
+)
+from clip_search_server.index import Collection, DataFolder, IndexSettings, Space, check_name
 from clip_search_server.search.collection import AsyncCollection
 
-__all__ = ["DEFAULT_NAME", "Catalog"]
+__all__ = ["DEFAULT_NAME", "Catalog", "CollectionInfo"]
 
 DEFAULT_NAME = "default"
 
+#: Aliases of one server together; each is an entry in a file that is rewritten by every change.
+_ALIASES_MAX = 1_000
+
+_LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection as it is listed; `damage` says why it cannot be used, `items` then being unknown and 0."""
+
+    name: str
+    space_id: str
+    dim: int
+    items: int
+    aliases: tuple[str, ...]
+    damage: str | None = None
+
 
 class Catalog:
-    """Finds collections and models; an empty name means the default one."""
+    """Finds collections and models, and creates and deletes collections; an empty name means the default one.
 
-    def __init__(self, models: dict[str, Encoder], collections: dict[str, AsyncCollection]) -> None:
-        """Take both tables; each must hold `DEFAULT_NAME`."""
+    Use `open`.
+    """
+
+    def __init__(
+        self, models: dict[str, Encoder], folder: DataFolder, settings: IndexSettings, *, collections_max: int
+    ) -> None:
+        """Take the models, which must hold `DEFAULT_NAME`, and the folder, which `close` will close."""
         self.models = models
-        self.collections = collections
+        self._folder = folder
+        self._settings = settings
+        self._collections_max = collections_max
+        self._open: dict[str, AsyncCollection] = {}
+        self._unusable: dict[str, ClipSearchError] = {}
+        self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    async def open(
+        cls, models: dict[str, Encoder], data: Path, settings: IndexSettings, *, collections_max: int
+    ) -> "Catalog":
+        """Open every collection of a data folder; a new folder gets the default one.
+
+        A collection that cannot be opened does not keep the others from serving: asking for it gives the reason. Only
+        where the default collection is another model's, or a newer release's, the folder is taken to be the wrong one.
+
+        Raises:
+            FailedPreconditionError: another server uses the folder, or the folder is the wrong one.
+            DataLossError: the catalog is damaged.
+            UnavailableError: the disk refuses.
+        """
+        folder = await asyncio.to_thread(DataFolder, data, _LOG.warning)
+        catalog = cls(models, folder, settings, collections_max=collections_max)
+        try:
+            await catalog._open_all()
+        except BaseException:
+            await catalog._close_collections()
+            folder.close()
+            raise
+        return catalog
+
+    @property
+    def collections(self) -> Iterable[AsyncCollection]:
+        """The collections that can be used."""
+        return tuple(self._open.values())
 
     def collection(self, name: str) -> AsyncCollection:
-        """Return the collection called `name`.
+        """Return the collection called `name`, or that the alias `name` points at.
 
         Raises:
             NotFoundError: there is none.
+            ClipSearchError: it could not be opened, mostly DataLossError; the message names it.
         """
-        found = self.collections.get(name or DEFAULT_NAME)
-        if found is None:
-            raise NotFoundError(f"collection: {name!r} does not exist; there is {_listing(self.collections)}.")
-        return found
+        asked = name or DEFAULT_NAME
+        own = self._folder.contents.aliases.get(asked, asked)
+        found = self._open.get(own)
+        if found is not None:
+            return found
+        if own in self._unusable:
+            error = self._unusable[own]
+            raise type(error)(f"collection {own!r} cannot be used: {error}")
+        raise NotFoundError(f"collection: {asked!r} does not exist; there is {_listing(self._open)}.")
 
     def model(self, name: str) -> Encoder:
         """Return the model called `name`.
@@ -48,6 +134,7 @@ class Catalog:
         Raises:
             NotFoundError: one of them does not exist.
             SpaceMismatchError: they belong to different spaces.
+            ClipSearchError: the collection could not be opened.
         """
         items, encoder = self.collection(collection), self.model(model)
         if items.space_id != encoder.space_id:
@@ -57,13 +144,197 @@ class Catalog:
             )
         return items, encoder
 
+    async def listing(self) -> list[CollectionInfo]:
+        """Return every collection by name in byte order, those that cannot be used included."""
+        return [await self._info(name) for name in sorted(self._folder.contents.collections)]
+
+    async def create(self, name: str, model: str) -> CollectionInfo:
+        """Create an empty collection for a model's space.
+
+        Raises:
+            InvalidArgumentError: the name breaks the rule.
+            AlreadyExistsError: a collection or an alias has it.
+            NotFoundError: there is no such model.
+            ResourceExhaustedError: there are as many collections as may be.
+            UnavailableError: the disk refused.
+        """
+        check_name(name, "collection")
+        encoder = self.model(model)
+        return await self._to_the_end(lambda: self._create(name, Space(encoder.space_id, encoder.dim)))
+
+    async def delete(self, name: str) -> None:
+        """Delete a collection and everything in it; requests that are still at work on it get NotFoundError.
+
+        Raises:
+            InvalidArgumentError: the name breaks the rule, or is an alias.
+            NotFoundError: there is no such collection.
+            FailedPreconditionError: an alias points at it.
+            UnavailableError: the disk refused; the collection is as it was.
+        """
+        check_name(name, "collection")
+        await self._to_the_end(lambda: self._delete(name))
+
+    async def set_alias(self, alias: str, name: str) -> str:
+        """Point an alias at a collection, or with an empty name remove it; return where it pointed before, or "".
+
+        Raises:
+            InvalidArgumentError: a name breaks the rule, or `name` is itself an alias.
+            NotFoundError: there is no such collection.
+            AlreadyExistsError: the alias is the name of a collection.
+            ResourceExhaustedError: there are too many aliases.
+            UnavailableError: the disk refused; the alias is as it was.
+        """
+        check_name(alias, "alias")
+        if name:
+            check_name(name, "collection")
+        return await self._to_the_end(lambda: self._set_alias(alias, name))
+
     async def close(self) -> None:
         """Finish what runs; collections last, because models may still feed them."""
+        if self._changes:
+            await asyncio.wait(self._changes)
         for encoder in self.models.values():
             await encoder.close()
-        for collection in self.collections.values():
+        try:
+            await self._close_collections()
+        finally:
+            self._folder.close()
+
+    async def _open_all(self) -> None:
+        encoder = self.models[DEFAULT_NAME]
+        space = Space(encoder.space_id, encoder.dim)
+        if self._folder.is_new:
+            await asyncio.to_thread(self._folder.create, DEFAULT_NAME, space)
+        contents = self._folder.contents
+        default = contents.aliases.get(DEFAULT_NAME, DEFAULT_NAME)
+        if default in contents.collections:
+            with contextlib.suppress(DataLossError):  # Opening it will tell, and not keep the others from serving.
+                self._folder.check_space(default, space)
+        for number, name in enumerate(sorted(contents.collections, key=lambda name: (name != default, name)), 1):
+            _LOG.info("opening collection %s (%d of %d)", name, number, len(contents.collections))
+            await self._try_to_open(name)
+            if name == default and isinstance(self._unusable.get(name), FailedPreconditionError):
+                raise self._unusable[name]
+        await asyncio.to_thread(self._folder.note_findings)
+
+    async def _try_to_open(self, name: str) -> None:
+        try:
+            self._open[name] = await self._opened(name)
+        except ClipSearchError as error:
+            _LOG.error("collection %s cannot be used: %s", name, error)
+            self._unusable[name] = error
+
+    async def _opened(self, name: str) -> AsyncCollection:
+        def open_it() -> Collection:
+            return Collection.open_existing(
+                self._folder.folder_of(name), settings=self._settings, progress=_progress_of(name)
+            )
+
+        return AsyncCollection(name, await asyncio.to_thread(open_it))
+
+    async def _create(self, name: str, space: Space) -> CollectionInfo:
+        contents = self._folder.contents
+        if name in contents.collections or name in contents.aliases:
+            kind = "a collection" if name in contents.collections else "an alias"
+            raise AlreadyExistsError(f"collection: {name!r} is the name of {kind} already.")
+        if len(contents.collections) >= self._collections_max:
+            raise ResourceExhaustedError(
+                f"there are {len(contents.collections)} collections; at most {self._collections_max} are accepted.",
+                retry_after_seconds=None,
+            )
+        await asyncio.to_thread(self._folder.create, name, space)
+        await self._try_to_open(name)
+        self.collection(name)
+        return await self._info(name)
+
+    async def _delete(self, name: str) -> None:
+        contents = self._folder.contents
+        if name in contents.aliases:
+            description = f"{name!r} is an alias of {contents.aliases[name]!r}; give the collection's own name"
+            raise InvalidArgumentError("collection", description)
+        self._check_exists(name)
+        aliases = self._aliases_of(name)
+        if aliases:
+            raise FailedPreconditionError(
+                f"collection {name!r} cannot be deleted while an alias points at it: "
+                f"{', '.join(map(repr, aliases))}; move or remove the alias first"
+            )
+        await asyncio.to_thread(self._folder.begin_deletion, name)
+        self._unusable.pop(name, None)
+        opened = self._open.pop(name, None)
+        if opened is not None:
+            try:
+                await opened.close(deleted=True)
+            except ClipSearchError as error:
+                _LOG.warning("closing the deleted collection %s: %s", name, error)
+        await asyncio.to_thread(self._folder.finish_deletion, name)
+
+    async def _set_alias(self, alias: str, name: str) -> str:
+        contents = self._folder.contents
+        if alias in contents.collections:
+            raise AlreadyExistsError(f"alias: {alias!r} is the name of a collection already.")
+        if name in contents.aliases:
+            description = f"{name!r} is an alias of {contents.aliases[name]!r}; give the collection's own name"
+            raise InvalidArgumentError("collection", description)
+        aliases = dict(contents.aliases)
+        previous = aliases.pop(alias, "")
+        if name:
+            self._check_exists(name)
+            aliases[alias] = name
+        if len(aliases) > max(_ALIASES_MAX, len(contents.aliases)):
+            raise ResourceExhaustedError(
+                f"there are {_ALIASES_MAX} aliases; no more are accepted.", retry_after_seconds=None
+            )
+        await asyncio.to_thread(self._folder.set_aliases, aliases)
+        return previous
+
+    def _check_exists(self, name: str) -> None:
+        if name not in self._folder.contents.collections:
+            raise NotFoundError(
+                f"collection: {name!r} does not exist; there is {_listing(self._folder.contents.collections)}."
+            )
+
+    def _aliases_of(self, name: str) -> tuple[str, ...]:
+        return tuple(sorted(alias for alias, own in self._folder.contents.aliases.items() if own == name))
+
+    async def _info(self, name: str) -> CollectionInfo:
+        opened = self._open.get(name)
+        aliases = self._aliases_of(name)
+        if opened is None:
+            space = self._folder.contents.collections.get(name, Space("", 0))
+            error = self._unusable.get(name)
+            return CollectionInfo(name, space.space_id, space.dim, 0, aliases, None if error is None else str(error))
+        return CollectionInfo(name, opened.space_id, opened.dim, opened.item_count, aliases)
+
+    async def _to_the_end(self, change: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a change after those before it, to its end even where the caller is cancelled meanwhile."""
+
+        async def in_turn() -> T:
+            async with self._changing:
+                return await change()
+
+        task = asyncio.create_task(in_turn())
+        self._changes.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._changes.discard(task)
+        # Asked for even where the caller has gone away: asyncio complains of exceptions that nobody looked at.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.debug("a change of the catalog failed: %s", error)
+
+    async def _close_collections(self) -> None:
+        for collection in self._open.values():
             await collection.close()
 
 
-def _listing(table: dict[str, Encoder] | dict[str, AsyncCollection]) -> str:
-    return ", ".join(repr(name) for name in sorted(table))
+def _progress_of(name: str) -> Callable[[str], None]:
+    def tell(line: str) -> None:
+        _LOG.info("collection %s: %s", name, line)
+
+    return tell
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names)) or "none"

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from clip_search_server.encoder.encoder import Vector
-from clip_search_server.errors import ResourceExhaustedError
+from clip_search_server.errors import ClipSearchError, NotFoundError, ResourceExhaustedError, UnavailableError
 from clip_search_server.index import (
     Collection,
     CollectionStats,
@@ -45,6 +45,7 @@ class AsyncCollection:
         self._writers = ThreadPoolExecutor(write_threads, f"{name}-write")
         # Apart from the writers, so that deletes and snapshots go on while upserts wait for room.
         self._throttled = ThreadPoolExecutor(1, f"{name}-throttled")
+        self._end: ClipSearchError | None = None
 
     @property
     def dim(self) -> int:
@@ -55,6 +56,11 @@ class AsyncCollection:
     def space_id(self) -> str:
         """The space that the vectors belong to."""
         return self._index.space_id
+
+    @property
+    def item_count(self) -> int:
+        """Items that can be found."""
+        return self._index.item_count
 
     @property
     def throttle_seconds_max(self) -> float:
@@ -79,29 +85,29 @@ class AsyncCollection:
         patient_until = time.monotonic() + patience_seconds
         while True:
             try:
-                return await _on(self._writers, self._index.upsert, records, patience_seconds=0.0)
+                return await self._on(self._writers, self._index.upsert, records, patience_seconds=0.0)
             except ResourceExhaustedError:
                 patience_seconds = patient_until - time.monotonic()
                 if patience_seconds <= 0:
                     raise
             # In short turns, so that a caller who has given up, or a shutdown, soon frees the thread.
-            await _on(self._throttled, self._index.wait_for_room, min(patience_seconds, _TURN_SECONDS))
+            await self._on(self._throttled, self._index.wait_for_room, min(patience_seconds, _TURN_SECONDS))
 
     async def delete(self, ids: Sequence[str]) -> DeleteOutcome:
         """Delete items; durable once it returns."""
-        return await _on(self._writers, self._index.delete, ids)
+        return await self._on(self._writers, self._index.delete, ids)
 
     async def get(self, ids: Sequence[str]) -> list[StoredItem | None]:
         """Read items."""
-        return await _on(self._readers, self._index.get, ids)
+        return await self._on(self._readers, self._index.get, ids)
 
     async def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
         """Read thumbnails: `b""` for an item without, None where there is no item."""
-        return await _on(self._readers, self._index.thumbnails, ids)
+        return await self._on(self._readers, self._index.thumbnails, ids)
 
     async def list_items(self, *, after: str, limit: int) -> list[StoredItem]:
         """Read the items that follow `after` in byte order of ids."""
-        return await _on(self._readers, self._index.list_items, after=after, limit=limit)
+        return await self._on(self._readers, self._index.list_items, after=after, limit=limit)
 
     async def search(
         self, query: Vector, *, limit: int, offset: int, exact: bool, min_score: float | None
@@ -112,18 +118,23 @@ class AsyncCollection:
             outcome = self._index.search(query, limit=limit, offset=offset, exact=exact, min_score=min_score)
             return outcome, self._index.get([neighbour.id for neighbour in outcome.neighbours])
 
-        return await _on(self._readers, search_and_read)
+        return await self._on(self._readers, search_and_read)
 
     async def stats(self) -> CollectionStats:
         """Measure the collection."""
-        return await _on(self._readers, self._index.stats)
+        return await self._on(self._readers, self._index.stats)
 
     async def snapshot(self) -> Generation:
         """Publish a generation."""
-        return await _on(self._writers, self._index.snapshot)
+        return await self._on(self._writers, self._index.snapshot)
 
-    async def close(self) -> None:
-        """Finish what runs and release the folder."""
+    async def close(self, *, deleted: bool = False) -> None:
+        """Finish what runs and release the folder; later calls get UnavailableError, or NotFoundError if `deleted`."""
+        self._end = (
+            NotFoundError(f"collection: {self.name!r} has been deleted.")
+            if deleted
+            else UnavailableError(f"collection {self.name!r} is closed; the server is stopping.")
+        )
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -132,6 +143,7 @@ class AsyncCollection:
         self._readers.shutdown()
         self._index.close()
 
-
-async def _on(pool: ThreadPoolExecutor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))
+    async def _on(self, pool: ThreadPoolExecutor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._end is not None:
+            raise self._end
+        return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))

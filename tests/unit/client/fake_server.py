@@ -16,6 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from clip_search.v1 import (
+    collection_pb2,
+    collection_pb2_grpc,
     content_pb2,
     embedding_pb2,
     embedding_pb2_grpc,
@@ -62,6 +64,7 @@ def refused(request: Any, status: status_pb2.Status) -> Any:
 
 
 class FakeServer(
+    collection_pb2_grpc.CollectionServiceServicer,
     embedding_pb2_grpc.EmbeddingServiceServicer,
     index_pb2_grpc.IndexServiceServicer,
     search_pb2_grpc.SearchServiceServicer,
@@ -81,8 +84,10 @@ class FakeServer(
         self.limits = server_pb2.Limits(
             message_bytes_max=64 * 1024 * 1024, items_per_request_max=1_000, image_bytes_max=32 * 1024 * 1024
         )
+        self.aliases: dict[str, str] = {}
         self._sequence = 0
         self._server = grpc.server(ThreadPoolExecutor(max_workers=4))
+        collection_pb2_grpc.add_CollectionServiceServicer_to_server(self, self._server)
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(self, self._server)
         index_pb2_grpc.add_IndexServiceServicer_to_server(self, self._server)
         search_pb2_grpc.add_SearchServiceServicer_to_server(self, self._server)
@@ -242,6 +247,37 @@ class FakeServer(
         snapshot = index_pb2.SnapshotInfo(generation=4, sequence=9, segments=1, bytes=2048)
         snapshot.create_time.FromJsonString("2026-05-04T12:00:00Z")
         return snapshot
+
+    # ── Collections ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ListCollections(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
+        """Give one that is whole and one that is not."""
+        self._received(request, context)
+        whole = collection_pb2.Collection(
+            name="default", space_id=SPACE, embedding_dim=3, items=len(self.items), aliases=sorted(self.aliases)
+        )
+        return collection_pb2.ListCollectionsResponse(
+            collections=[whole, collection_pb2.Collection(name="torn", space_id=SPACE)]
+        )
+
+    def CreateCollection(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
+        """Say that it is there."""
+        self._received(request, context)
+        created = collection_pb2.Collection(name=request.collection, space_id=SPACE, embedding_dim=3)
+        return collection_pb2.CreateCollectionResponse(collection=created)
+
+    def DeleteCollection(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
+        """Say that it is gone."""
+        self._received(request, context)
+        return collection_pb2.DeleteCollectionResponse()
+
+    def SetAlias(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
+        """Remember it, or forget it."""
+        self._received(request, context)
+        previous = self.aliases.pop(request.alias, "")
+        if request.collection:
+            self.aliases[request.alias] = request.collection
+        return collection_pb2.SetAliasResponse(previous_collection=previous)
 
     # ── The server itself ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,7 +11,7 @@ from clip_search import results
 from clip_search.client import Client
 from clip_search.contents import AttributeValue, Content, Image, Item, ItemId, Part, Text, Vector
 from clip_search.conversion import item_message
-from clip_search.v1 import index_pb2, item_pb2, search_pb2, server_pb2
+from clip_search.v1 import collection_pb2, index_pb2, item_pb2, search_pb2, server_pb2
 from tests.unit.client.fake_server import FakeServer
 
 
@@ -19,6 +19,7 @@ from tests.unit.client.fake_server import FakeServer
     ("result", "message"),
     [
         (results.Classification, search_pb2.Classification),
+        (results.Collection, collection_pb2.Collection),
         (results.Device, server_pb2.DeviceInfo),
         (results.Limits, server_pb2.Limits),
         (results.Model, server_pb2.ModelInfo),

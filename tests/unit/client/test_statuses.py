@@ -8,6 +8,7 @@ from google.rpc import code_pb2, status_pb2
 from clip_search.client import Client
 from clip_search.contents import Text
 from clip_search.errors import (
+    AlreadyExistsError,
     ClipSearchError,
     DataLossError,
     DeadlineExceededError,
@@ -29,6 +30,7 @@ from tests.unit.client.fake_server import FakeServer, exhausted, invalid
     ("code", "kind"),
     [
         (code_pb2.NOT_FOUND, NotFoundError),
+        (code_pb2.ALREADY_EXISTS, AlreadyExistsError),
         (code_pb2.FAILED_PRECONDITION, FailedPreconditionError),
         (code_pb2.DATA_LOSS, DataLossError),
         (code_pb2.UNIMPLEMENTED, UnimplementedError),

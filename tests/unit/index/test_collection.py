@@ -240,10 +240,22 @@ def test_segments_stay_few_and_fresh(open_collection: OpenCollection) -> None:
     wait_until(is_tidy)
     assert list(collection.search(QUERY, limit=20).neighbours) == exact_neighbours(model_of(collection), QUERY, 20)
     collection.snapshot()
+    collection.delete(["item 0003"])
     newest = collection.snapshot()  # Both kept generations now name the present segments alone.
     folder = newest.path.parent.parent / "segments"
     names = {segment.name for segment in collection.stats().segments}
     wait_until(lambda: {path.stem for path in folder.iterdir()} == names)
+
+
+def test_a_snapshot_with_nothing_new_is_the_one_that_is_there(open_collection: OpenCollection) -> None:
+    """Asking again publishes nothing; one write later there is something to publish."""
+    collection = open_collection()
+    collection.upsert(_records(0, 3))
+    first = collection.snapshot()
+    assert collection.snapshot() == first
+    assert len(list(first.path.parent.iterdir())) == 1
+    collection.upsert(_records(3, 4))
+    assert collection.snapshot().number == first.number + 1
 
 
 def test_ingest_waits_for_the_builder_and_gives_up_in_time(open_collection: OpenCollection) -> None:

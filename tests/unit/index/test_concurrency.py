@@ -60,7 +60,7 @@ def _publish(collection: Collection, stop: threading.Event) -> int:
     number = 0
     while not stop.is_set() or number == 0:
         generation = collection.snapshot()
-        assert generation.number > number
+        assert generation.number >= number, "with nothing new it is the one that was there"
         number = generation.number
         stop.wait(10 * BREATH_SECONDS)
     return number

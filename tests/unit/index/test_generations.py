@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_search_server.errors import DataLossError
+from clip_search_server.errors import DataLossError, FailedPreconditionError
 from clip_search_server.index.entries import KINDS, FileEntry, SegmentEntry
 from clip_search_server.index.files import make_folder
 from clip_search_server.index.generations import Generations
@@ -89,6 +89,15 @@ def test_another_collections_manifest_is_refused(generations: Generations, tmp_p
     path.rename(generations.folder / "00000007.json")
     with pytest.raises(DataLossError, match="another collection or generation"):
         generations.read(7)
+
+
+def test_a_newer_format_is_refused(generations: Generations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With both numbers: a later release may mean something else by the same words."""
+    with monkeypatch.context() as patch:
+        patch.setattr("clip_search_server.index.generations.FORMAT_VERSION", 8)
+        generations.publish((), sequence=1, next_label=1, item_count=0)
+    with pytest.raises(FailedPreconditionError, match="format 8, newer than the 1"):
+        generations.read(1)
 
 
 def test_garbage_is_what_nobody_names(generations: Generations) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clip_search_server.errors import DataLossError, NotFoundError, UnavailableError
-from clip_search_server.index import Record
+from clip_search_server.index import Record, page_checksums
 from clip_search_server.index.reader import StoreReader
 from clip_search_server.index.schema import create_store
 from clip_search_server.index.store import Added, Removed, Store
@@ -179,7 +179,7 @@ def test_writing_a_damaged_item_again_heals_it(path: Path, store: Store, reader:
 
 def test_damaged_counters_are_noticed_at_opening(path: Path) -> None:
     """A counter that could give a label out twice is refused."""
-    connection = apsw.Connection(str(path))
+    connection = page_checksums.connect(path)
     connection.execute("UPDATE counters SET next_label = 7")
     connection.close()
     with pytest.raises(DataLossError, match="counters fail their checksum"):

@@ -9,6 +9,7 @@ from clip_search_server.rpc.errors import internal_status, status_of, trailers_o
 
 CODES = {
     "NotFoundError": code_pb2.NOT_FOUND,
+    "AlreadyExistsError": code_pb2.ALREADY_EXISTS,
     "DeadlineExceededError": code_pb2.DEADLINE_EXCEEDED,
     "FailedPreconditionError": code_pb2.FAILED_PRECONDITION,
     "SpaceMismatchError": code_pb2.FAILED_PRECONDITION,
@@ -53,6 +54,13 @@ def test_a_full_queue_tells_when_to_come_back() -> None:
     assert status_of(error).details[0].Unpack(detail)
     assert detail.retry_delay.ToMilliseconds() == 1500
     assert trailers_of(error) == (("grpc-retry-pushback-ms", "1500"),)
+
+
+def test_a_bound_that_waiting_does_not_lift_names_no_time() -> None:
+    """RESOURCE_EXHAUSTED without RetryInfo: trying again later would end the same."""
+    error = ResourceExhaustedError("as many as may be", retry_after_seconds=None)
+    assert not status_of(error).details
+    assert trailers_of(error) == ()
 
 
 def test_an_unforeseen_error_shows_nothing_but_an_id() -> None:
