@@ -7,7 +7,7 @@ terminals or how results are shown, and it repeats no call on its own.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -16,6 +16,8 @@ from clip_search import conversion
 from clip_search.contents import Content, Image, Item, ItemId, Part, Text, Vector
 from clip_search.defaults import DEFAULT_SERVER, DEFAULT_TIMEOUT_SECONDS
 from clip_search.errors import ClipSearchError
+from clip_search.filter_messages import filter_message
+from clip_search.filters import Filter
 from clip_search.ingest import Ingest, IngestBounds
 from clip_search.results import (
     Classifications,
@@ -46,7 +48,9 @@ from clip_search.v1 import (
     server_pb2_grpc,
 )
 
-__all__ = ["MESSAGE_BYTES_MAX", "Client"]
+__all__ = ["MESSAGE_BYTES_MAX", "Client", "Ranking"]
+
+Ranking = Literal["vector", "text", "fused"]
 
 # The server's default for `Limits.message_bytes_max`.
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
@@ -63,6 +67,12 @@ _KEEPALIVE_MS = 5 * 60 * 1000
 _KEEPALIVE_TIMEOUT_MS = 20 * 1000
 
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+")
+
+_RANKINGS: "dict[Ranking, search_pb2.Ranking.ValueType]" = {
+    "vector": search_pb2.RANKING_VECTOR,
+    "text": search_pb2.RANKING_TEXT,
+    "fused": search_pb2.RANKING_FUSED,
+}
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -127,6 +137,8 @@ class Client:
         *,
         limit: int = 10,
         offset: int = 0,
+        filter: Filter | None = None,  # noqa: A002  # the API's word
+        ranking: Ranking = "vector",
         exact: bool = False,
         min_score: float | None = None,
         include_vectors: bool = False,
@@ -137,6 +149,9 @@ class Client:
             query: what to look for; the query vector is normalize(Σ weightᵢ · embeddingᵢ) over the parts.
             limit: how many hits at most.
             offset: how many of the best hits to skip.
+            filter: only items that match, see `filters.py`.
+            ranking: `vector` by score; `text` by how well the items' texts match the words of the query, which then
+                consists of texts alone; `fused` by both.
             exact: compare with every item instead of using the approximate index.
             min_score: only hits with at least this cosine.
             include_vectors: give the hits' vectors too.
@@ -147,6 +162,8 @@ class Client:
             parts=[conversion.part_message(part) for part in _parts(query)],
             limit=limit,
             offset=offset,
+            filter=None if filter is None else filter_message(filter),
+            ranking=_RANKINGS[ranking],
             exact=exact,
             min_score=min_score,
             include_vectors=include_vectors,
@@ -214,6 +231,12 @@ class Client:
             deletion = Deletion(deletion.deleted + response.deleted, response.sequence)
         return deletion
 
+    def delete_matching(self, filter: Filter) -> Deletion:  # noqa: A002  # the API's word
+        """Delete every item that matches; of very many, some may go before others."""
+        request = index_pb2.DeleteRequest(collection=self._collection, filter=filter_message(filter))
+        response = self._unary(self._index.Delete, request)
+        return Deletion(response.deleted, response.sequence)
+
     def snapshot(self) -> Snapshot:
         """Publish a generation of the index, from which the server's next start is quick."""
         request = index_pb2.CreateSnapshotRequest(collection=self._collection)
@@ -232,10 +255,24 @@ class Client:
             missing += response.missing_ids
         return ItemsFound(tuple(found), tuple(missing))
 
-    def list_items(self, *, page_size: int = 100, page_token: str = "", include_vectors: bool = False) -> ItemPage:
-        """Read one page of all items, in byte order of their ids; `page_token` comes from the page before."""
+    def list_items(
+        self,
+        *,
+        page_size: int = 100,
+        page_token: str = "",
+        filter: Filter | None = None,  # noqa: A002  # the API's word
+        include_vectors: bool = False,
+    ) -> ItemPage:
+        """Read one page of all items, or of those that match, in byte order of their ids.
+
+        `page_token` comes from the page before.
+        """
         request = index_pb2.ListItemsRequest(
-            collection=self._collection, page_size=page_size, page_token=page_token, include_vectors=include_vectors
+            collection=self._collection,
+            page_size=page_size,
+            page_token=page_token,
+            filter=None if filter is None else filter_message(filter),
+            include_vectors=include_vectors,
         )
         response = self._unary(self._index.ListItems, request)
         return ItemPage(tuple(map(conversion.stored_item_of, response.items)), response.next_page_token)

@@ -18,6 +18,7 @@ from clip_search.statuses import error_from_status
 from clip_search.v1 import collection_pb2, content_pb2, embedding_pb2, index_pb2, item_pb2, search_pb2, server_pb2
 
 __all__ = [
+    "attribute_message",
     "classifications_of",
     "collection_of",
     "content_message",
@@ -61,13 +62,14 @@ def item_message(item: contents.Item) -> item_pb2.Item:
     return item_pb2.Item(
         id=item.id,
         content=None if item.content is None else content_message(item.content),
-        attributes={name: _attribute_message(value) for name, value in item.attributes.items()},
+        attributes={name: attribute_message(value) for name, value in item.attributes.items()},
         text=item.text,
         thumbnail=item.thumbnail,
     )
 
 
-def _attribute_message(value: contents.AttributeValue) -> item_pb2.AttributeValue:
+def attribute_message(value: contents.AttributeValue) -> item_pb2.AttributeValue:
+    """Build the message of the value of an attribute."""
     match value:
         case str():
             return item_pb2.AttributeValue(string_value=value)
@@ -119,10 +121,17 @@ def _vector(values: Sequence[float]) -> NDArray[np.float32] | None:
 
 def search_results_of(response: search_pb2.SearchResponse) -> results.SearchResults:
     """Read the answer to a search."""
-    hits = tuple(
-        results.Hit(hit.id, hit.score, _attributes(hit.attributes), _vector(hit.vector.values)) for hit in response.hits
+    return results.SearchResults(tuple(map(_hit, response.hits)), response.sequence, response.space_id)
+
+
+def _hit(hit: search_pb2.Hit) -> results.Hit:
+    return results.Hit(
+        hit.id,
+        hit.score,
+        _attributes(hit.attributes),
+        _vector(hit.vector.values),
+        hit.relevance if hit.HasField("relevance") else None,
     )
-    return results.SearchResults(hits, response.sequence, response.space_id)
 
 
 def classifications_of(response: search_pb2.ClassifyResponse) -> results.Classifications:

@@ -45,12 +45,16 @@ Attribute: TypeAlias = str | bool | int | float | datetime | tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An item that was found; `score` is its cosine with the query, -1 to 1."""
+    """An item that was found; `score` is its cosine with the query, -1 to 1.
+
+    `relevance` is what hits are ordered by when texts were ranked, without a unit; None when they are ordered by score.
+    """
 
     id: str
     score: float
     attributes: Mapping[str, Attribute]
     vector: NDArray[np.float32] | None = field(default=None, compare=False)
+    relevance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,10 @@ def _index_settings(limits: Limits, *, durability: Any, tail_rows_max: int) -> I
         id_bytes_max=limits.id_bytes_max,
         text_characters_max=limits.text_chars_max,
         thumbnail_bytes_max=limits.thumbnail_bytes_max,
+        attributes_max=limits.attributes_max,
         attributes_bytes_max=limits.attributes_bytes_max,
+        filter_conditions_max=limits.filter_conditions_max,
+        filter_depth_max=limits.filter_depth_max,
         records_max=max(limits.items_per_request_max, limits.page_size_max + 1, limits.search_limit_max),
         search_window_max=limits.search_limit_max,
     )

@@ -38,7 +38,8 @@ class Operation:
     def run(self, collection: Collection) -> int:
         """Make the call; return the sequence it reached."""
         if self.puts:
-            return collection.upsert([Record(name, _vector(at), text=text) for name, at, text in self.puts]).sequence
+            records = [Record(name, _vector(at), {"last": text}, text) for name, at, text in self.puts]
+            return collection.upsert(records).sequence
         if self.gone:
             return collection.delete(self.gone).sequence
         return collection.snapshot().sequence
@@ -83,6 +84,7 @@ def items_of(collection: Collection) -> Items:
     items: Items = {}
     after = ""
     while page := collection.list_items(after=after, limit=200):
+        assert all(item.attributes == {"last": item.text} for item in page)
         items.update({item.id: (number_of[item.vector.tobytes()], item.text) for item in page})
         after = page[-1].id
     return items

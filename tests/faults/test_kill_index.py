@@ -10,9 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
-from clip_search_server.index import Collection
+from clip_search_server.index import Collection, Equals, Search
+from clip_search_server.index.derived import find_damage
+from clip_search_server.index.schema import store_path
 from tests.faults.index_history import (
     OPERATIONS,
     VECTORS,
@@ -117,6 +120,18 @@ def _assert_answers_are_exact(collection: Collection, items: Items) -> None:
         wanted = exact_neighbours(model, query, 15)
         assert list(collection.search(query, limit=15, exact=True).neighbours) == wanted
         assert list(collection.search(query, limit=15).neighbours) == wanted
+    for _at, text in itertools.islice(items.values(), 5):
+        wanted_names = {name for name, (_number, own) in items.items() if own == text}
+        found = collection.find(Search(VECTORS[0], limit=9, filter=Equals("last", text))).hits
+        assert {hit.item.id for hit in found} == wanted_names
+
+
+def _assert_what_is_derived_agrees(folder: Path) -> None:
+    connection = apsw.Connection(str(store_path(folder)))
+    try:
+        assert find_damage(connection) == []
+    finally:
+        connection.close()
 
 
 @pytest.mark.timeout(900)
@@ -134,6 +149,7 @@ def test_kill_at_any_moment_loses_nothing_acknowledged(nursery: Nursery, tmp_pat
             found = items_of(collection)
             _assert_nothing_lost(found, items, done, seed)
             _assert_answers_are_exact(collection, found)
+            _assert_what_is_derived_agrees(folder)
             stats = collection.stats()
             assert (stats.damage, stats.item_count) == ((), len(found))
             assert collection.sequence >= max([sequence, *itertools.chain.from_iterable(done.values())])

@@ -158,11 +158,14 @@ def test_pages_show_every_item_once_in_byte_order(client: Client) -> None:
     [
         ("Delete", index_pb2.DeleteRequest(), "ids"),
         ("Delete", index_pb2.DeleteRequest(ids=index_pb2.Ids(ids=["x", "y" * 513])), "ids.ids[1]"),
+        ("Delete", index_pb2.DeleteRequest(filter=filter_pb2.Filter()), "filter"),
+        ("Delete", index_pb2.DeleteRequest(filter=filter_pb2.Filter(negation=filter_pb2.Filter())), "filter.negation"),
         ("GetItems", index_pb2.GetItemsRequest(), "ids"),
         ("GetItems", index_pb2.GetItemsRequest(ids=["x", "x", ""]), "ids[2]"),
         ("ListItems", index_pb2.ListItemsRequest(page_token="%%%"), "page_token"),
         ("ListItems", index_pb2.ListItemsRequest(page_token="eHh4" * 200), "page_token"),
         ("ListItems", index_pb2.ListItemsRequest(page_size=1001), "page_size"),
+        ("ListItems", index_pb2.ListItemsRequest(filter=filter_pb2.Filter()), "filter"),
         ("Upsert", index_pb2.UpsertRequest(), "items"),
     ],
 )
@@ -172,13 +175,6 @@ def test_bad_requests_are_refused(client: Client, method: str, request_: Message
         getattr(client.index, method)(request_, timeout=SECONDS)
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert violated_field(refused.value) == field
-
-
-def test_deleting_by_a_filter_is_not_served_yet(client: Client) -> None:
-    """It is said, and nothing is deleted."""
-    with pytest.raises(grpc.RpcError) as refused:
-        client.index.Delete(index_pb2.DeleteRequest(filter=filter_pb2.Filter()), timeout=SECONDS)
-    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize(

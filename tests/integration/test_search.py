@@ -4,7 +4,7 @@ import grpc
 import numpy as np
 import pytest
 
-from clip_search.v1 import content_pb2, embedding_pb2, embedding_pb2_grpc, filter_pb2, item_pb2, search_pb2
+from clip_search.v1 import content_pb2, embedding_pb2, embedding_pb2_grpc, item_pb2, search_pb2
 from tests.integration.conftest import Png
 from tests.integration.stubs import SECONDS, Client, image, stored, text, vector, violated_field
 
@@ -84,8 +84,6 @@ def test_an_acknowledged_write_is_read(client: Client, png: Png) -> None:
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        ({"filter": filter_pb2.Filter(exists=filter_pb2.ExistsCondition(attribute="a"))}, "UNIMPLEMENTED"),
-        ({"ranking": search_pb2.RANKING_FUSED}, "UNIMPLEMENTED"),
         ({"collection": "other"}, "NOT_FOUND"),
         ({"model": "other"}, "NOT_FOUND"),
         ({"limit": 1001}, "INVALID_ARGUMENT"),

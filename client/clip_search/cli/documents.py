@@ -1,13 +1,14 @@
 """The shapes of the JSON documents that `search_client --json` prints; keys are never renamed or removed.
 
     attributes       object: text, number, true / false; instants as ISO 8601 in UTC; lists of texts
-    hit              rank (from 1), id, score, attributes
+    hit              rank (from 1), id, score, attributes; relevance (when it is what hits are ordered by)
     item             id, attributes, text, has_thumbnail, sequence; vector (when asked for)
     classification   label, probability, similarity
     collection       name, space_id, embedding_dim (0: the server cannot open it), items, aliases
     snapshot         generation, sequence, create_time, segments, bytes
 
-Scores, similarities and probabilities are rounded to 6 places, which is what their 32 bits hold. Numbers that JSON has
+Scores, similarities and probabilities are rounded to 6 places, which is what their 32 bits hold, relevances to 6
+digits. Numbers that JSON has
 no way to write become texts: "NaN", "Infinity", "-Infinity".
 """
 
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _SCORE_PLACES = 6
+_RELEVANCE_DIGITS = 6
 
 
 def attributes_document(attributes: Mapping[str, Attribute]) -> dict[str, Any]:
@@ -67,7 +69,10 @@ def vector_document(vector: NDArray[np.float32]) -> list[float]:
 def hit_document(rank: int, hit: Hit) -> dict[str, Any]:
     """Give a hit as JSON."""
     attributes = attributes_document(hit.attributes)
-    return {"rank": rank, "id": hit.id, "score": round(hit.score, _SCORE_PLACES), "attributes": attributes}
+    document = {"rank": rank, "id": hit.id, "score": round(hit.score, _SCORE_PLACES), "attributes": attributes}
+    if hit.relevance is not None:
+        document["relevance"] = float(f"{hit.relevance:.{_RELEVANCE_DIGITS}g}")
+    return document
 
 
 def item_document(item: StoredItem) -> dict[str, Any]:

@@ -33,7 +33,7 @@ COMMANDS = {
     "classify": KnownCommand("classify_command", "classify", "Tell which words fit a picture best."),
     "get": KnownCommand("items_commands", "get", "Show items by id."),
     "list": KnownCommand("items_commands", "list_items", "List items in order of their ids."),
-    "delete": KnownCommand("items_commands", "delete", "Delete items by id."),
+    "delete": KnownCommand("items_commands", "delete", "Delete items by id or by filter."),
     "collections": KnownCommand("collections_commands", "collections", "List, create and delete collections."),
     "alias": KnownCommand("collections_commands", "alias", "Give a collection a further name, or move one."),
     "stats": KnownCommand("server_commands", "stats", "Show how large the collection is and what it is made of."),

@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from clip_search.cli import gallery
 from clip_search.cli.documents import hit_document
+from clip_search.cli.filter_option import filter_option
 from clip_search.cli.output import print_document, print_note
 from clip_search.cli.session import connect, read_image
 from clip_search.cli.settings import Settings, client_command, pass_settings
 from clip_search.cli.tables import print_ranking
+from clip_search.client import Ranking
 from clip_search.contents import ItemId, Part, Text
+from clip_search.filter_writer import text_of
+from clip_search.filters import Filter
 from clip_search.results import Hit, SearchResults
 
 __all__ = ["search"]
@@ -41,6 +45,14 @@ _NOT_WEIGHT = -0.5
     help=f"Steer away from these words (weight {_NOT_WEIGHT}; all else has weight 1). May be repeated.",
 )
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Hits at most.")
+@filter_option("Only items whose attributes match,")
+@click.option(
+    "--ranking",
+    type=click.Choice(get_args(Ranking)),
+    default="vector",
+    show_default=True,
+    help="Order by score, by how well the items' texts match the words, or by both.",
+)
 @click.option("--exact", is_flag=True, help="Compare with every item instead of using the approximate index.")
 @click.option(
     "--min-score", metavar="X", type=click.FloatRange(-1, 1), help="Only hits with at least this score (cosine)."
@@ -62,6 +74,8 @@ def search(
     likes: tuple[str, ...],
     unwanted: tuple[str, ...],
     limit: int,
+    filter_: Filter | None,
+    ranking: Ranking,
     exact: bool,
     min_score: float | None,
     gallery_file: Path | None,
@@ -75,15 +89,24 @@ def search(
         search_client search a red bicycle
         search_client search --image sofa.jpg "in leather" --not "with cushions"
         search_client search --like photos/2024/beach.jpg --open
+        search_client search a red bicycle --filter 'year>=2020 and not tag in (dog, cat)'
     """  # noqa: D301  # click takes \b as: keep these lines as they are
     words = " ".join(text).strip()
     if not (words or images or likes):
         raise click.UsageError("say what to look for: words, --image FILE or --like ID")
     parts = _parts(words, images, likes, unwanted)
     with connect(settings) as client:
-        found = client.search(parts, limit=limit, exact=exact, min_score=min_score)
+        found = client.search(parts, limit=limit, filter=filter_, ranking=ranking, exact=exact, min_score=min_score)
         if settings.json:
-            print_document(_document(found, _queried(words, images, likes, unwanted), limit, min_score, exact=exact))
+            asked: dict[str, Any] = {
+                "parts": _queried(words, images, likes, unwanted),
+                "limit": limit,
+                "filter": None if filter_ is None else text_of(filter_),
+                "ranking": ranking,
+                "exact": exact,
+                "min_score": min_score,
+            }
+            print_document(_document(asked, found))
         else:
             _print_hits(found.hits)
         if gallery_file is not None or open_page:
@@ -118,11 +141,9 @@ def _in_words(words: str, images: Sequence[Path], likes: Sequence[str], unwanted
     return " + ".join(wanted) + "".join(f", not {each}" for each in unwanted)
 
 
-def _document(
-    found: SearchResults, parts: list[dict[str, Any]], limit: int, min_score: float | None, *, exact: bool
-) -> dict[str, Any]:
+def _document(query: dict[str, Any], found: SearchResults) -> dict[str, Any]:
     return {
-        "query": {"parts": parts, "limit": limit, "exact": exact, "min_score": min_score},
+        "query": query,
         "hits": [hit_document(rank, hit) for rank, hit in enumerate(found.hits, 1)],
         "sequence": found.sequence,
         "space_id": found.space_id,
@@ -131,7 +152,7 @@ def _document(
 
 def _print_hits(hits: Sequence[Hit]) -> None:
     if hits:
-        print_ranking([(hit.score, hit.id, _path(hit)) for hit in hits])
+        print_ranking([(hit.score, hit.id, _path(hit)) for hit in hits], [hit.relevance for hit in hits])
     else:
         print_note("nothing found")
 

@@ -27,19 +27,33 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
-def print_ranking(rows: Sequence[tuple[float, str, str]]) -> None:
-    """Print ranked rows of score, id and path; without the last column when no row has a path."""
+def print_ranking(rows: Sequence[tuple[float, str, str]], relevances: Sequence[float | None] = ()) -> None:
+    """Print ranked rows of score, id and path; without the last column when no row has a path.
+
+    Args:
+        rows: best first.
+        relevances: what each row is ordered by where that is not its score; shown when there are any.
+    """
     with_paths = any(path for _, _, path in rows)
+    with_relevances = any(relevance is not None for relevance in relevances)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("rank", justify="right", style="dim")
+    if with_relevances:
+        table.add_column("relevance", justify="right")
     table.add_column("score", justify="right")
     table.add_column("id", overflow="fold")
     if with_paths:
         table.add_column("path", overflow="fold", style="dim")
-    for rank, (score, item_id, path) in enumerate(rows, 1):
-        cells = [Text(str(rank)), Text(f"{score:.4f}"), Text(safe_text(item_id), style="bold")]
+    for at, (score, item_id, path) in enumerate(rows):
+        cells = [Text(str(at + 1)), Text(f"{score:.4f}"), Text(safe_text(item_id), style="bold")]
+        if with_relevances:
+            cells.insert(1, Text(_number(relevances[at])))
         table.add_row(*cells, *([Text(safe_text(path))] if with_paths else []))
     console().print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

@@ -7,14 +7,21 @@ What happens to a write, and which file it lives in:
 
     collection.py    the public face; checks arguments (validation.py), joins the parts below
     writer.py        one thread; callers that wait together share one commit
-    store.py         SQLite, the source of truth: transactions, durability (schema.py, rows.py; reads in reader.py;
-                     page_checksums.py guards what the checksums of rows do not)
+    store.py         SQLite, the source of truth: commits, durability (schema.py, rows.py; page_checksums.py guards
+                     what the checksums of rows do not)
+    transaction.py   what a write is in rows
+    derived.py       what items are found by, in the same transactions: attributes.py, texts
+    reader.py        connections for reading; store_state.py is what one state has to say
     state.py         the state in memory; publishes an immutable view.py after every commit
     tail.py          the newest vectors, scanned exactly
     sealing.py       one thread; turns the tail into segments, merges small ones, rebuilds those with many dead rows
     sealed.py        a segment's nodes joined to items: labels, ids, deaths
     segment.py       the protocol of an engine; hnsw_segment.py is the one for hnswlib
     generations.py   manifests that name segment files (segment_files.py, entries.py; files.py makes files durable)
+    finder.py        answers searches: a state of the store and a view, both of one moment
+    filtered.py      the nearest of those that are allowed
+    filters.py       conditions on attributes; filter_sql.py finds what they allow
+    text_sql.py      what words match, and how well; fusion.py joins two rankings
     recovery.py      from the files back to the state in memory
     scoring.py       normalization and cosines, the same on every path
 
@@ -36,6 +43,7 @@ Architecture invariants:
 - No reader takes a lock that a writer or builder holds while it works; taking a view is reading one attribute.
 - Nothing is searched while it is built, and nothing is changed once it can be searched, except deaths.
 - A score never depends on the path that found its item.
+- What a search allows, matches and returns is of one committed state; a hit is tested against its own checked row.
 
 The folder of a collection:
 
@@ -52,16 +60,34 @@ steps leaves files that nobody names, never a manifest that names missing ones.
 Formats are numbered together (`FORMAT_VERSION` in schema.py, SQLite's `user_version`); newer ones are refused.
 """
 
+from clip_search_server.index.attributes import Attributes, AttributeValue, check_attributes
 from clip_search_server.index.catalog_file import Space, check_name
 from clip_search_server.index.collection import Collection
 from clip_search_server.index.data_folder import DataFolder
+from clip_search_server.index.filters import (
+    AllOf,
+    AnyOf,
+    Bound,
+    Comparable,
+    Condition,
+    Equals,
+    Exists,
+    Filter,
+    Not,
+    OneOf,
+    Range,
+)
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.types import (
     CollectionStats,
     DeleteOutcome,
+    Found,
     Generation,
+    Hit,
     Neighbour,
+    Ranking,
     Record,
+    Search,
     SearchOutcome,
     SegmentStats,
     StoredItem,
@@ -69,18 +95,36 @@ from clip_search_server.index.types import (
 )
 
 __all__ = [
+    "AllOf",
+    "AnyOf",
+    "AttributeValue",
+    "Attributes",
+    "Bound",
     "Collection",
     "CollectionStats",
+    "Comparable",
+    "Condition",
     "DataFolder",
     "DeleteOutcome",
+    "Equals",
+    "Exists",
+    "Filter",
+    "Found",
     "Generation",
+    "Hit",
     "IndexSettings",
     "Neighbour",
+    "Not",
+    "OneOf",
+    "Range",
+    "Ranking",
     "Record",
+    "Search",
     "SearchOutcome",
     "SegmentStats",
     "Space",
     "StoredItem",
     "UpsertOutcome",
+    "check_attributes",
     "check_name",
 ]

@@ -2,7 +2,8 @@
 
 What is looked at, each finding naming the file or item:
 
-    store        header, format, page checksums, SQLite's own integrity check, counters
+    store        header, format, page checksums, SQLite's own integrity check, counters; what filters and texts are
+                 found by says what the rows say
     rows         the CRC of every item, vector and thumbnail; every item has its vector; ids lead to their items
     generations  digests, formats, and that the store has come as far as they say
     segments     size and SHA-256 of every file; labels, ids and vectors equal to the store's
@@ -20,6 +21,7 @@ import numpy as np
 from clip_search_server.errors import ClipSearchError, DataLossError, FailedPreconditionError
 from clip_search_server.index import page_checksums
 from clip_search_server.index.damage import Report
+from clip_search_server.index.derived import find_damage
 from clip_search_server.index.entries import KINDS, SegmentEntry
 from clip_search_server.index.findings import REBUILD, RESTORE, WRITE_AGAIN, CollectionReport
 from clip_search_server.index.generations import Generations, Manifest
@@ -100,6 +102,7 @@ class CollectionCheck:
         try:
             self._check_integrity(connection)
             self._check_counters(connection)
+            self._check_derived(connection)
         except apsw.Error as error:
             self._result.add(self._store, page_checksums.describe(error), RESTORE)
         finally:
@@ -124,6 +127,11 @@ class CollectionCheck:
         for (problem,) in problems:
             if problem != "ok":
                 self._result.add(self._store, f"SQLite finds: {problem}", RESTORE)
+
+    def _check_derived(self, connection: apsw.Connection) -> None:
+        # SQLite's own check has asked the index of texts.
+        for sentence in find_damage(connection, ask_index_of_texts=False):
+            self._result.add(self._store, sentence, REBUILD)
 
     def _check_counters(self, connection: apsw.Connection) -> None:
         row = connection.execute("SELECT sequence, next_label, crc FROM counters").get

@@ -3,37 +3,37 @@
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy.typing as npt
 
-from clip_search_server.errors import (
-    DataLossError,
-    InvalidArgumentError,
-    NotFoundError,
-    ResourceExhaustedError,
-    UnavailableError,
-)
+from clip_search_server.errors import DataLossError, ResourceExhaustedError, UnavailableError
 from clip_search_server.index.damage import DamageLog, Report
-from clip_search_server.index.files import make_folder
+from clip_search_server.index.files import folder_bytes, make_folder
+from clip_search_server.index.filters import Filter, check_filter
+from clip_search_server.index.finder import Finder
 from clip_search_server.index.generations import Generations
 from clip_search_server.index.hnsw_segment import HnswEngine
 from clip_search_server.index.lock import FolderLock
 from clip_search_server.index.reader import StoreReader
 from clip_search_server.index.recovery import Recovery
-from clip_search_server.index.schema import Identity, check_store, create_store, read_identity, store_path
+from clip_search_server.index.schema import Identity, identity_of, read_identity, store_path
 from clip_search_server.index.scoring import unit_vector
 from clip_search_server.index.sealing import Builder
 from clip_search_server.index.segment import SegmentEngine
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.state import State
-from clip_search_server.index.store import Change, Store, Transaction
+from clip_search_server.index.store import Store
+from clip_search_server.index.transaction import Change, Transaction
 from clip_search_server.index.types import (
     CollectionStats,
     DeleteOutcome,
+    Found,
     Generation,
     Record,
+    Search,
     SearchOutcome,
     SegmentStats,
     StoredItem,
@@ -80,6 +80,7 @@ class Collection:
         self._reader = reader
         self._generations = generations
         self._state = state
+        self._finder = Finder(state, reader, settings, identity.dim)
         self._damage = damage
         self._closed = False
         self._publishing = threading.Lock()
@@ -119,7 +120,7 @@ class Collection:
             with contextlib.ExitStack() as undo:
                 make_folder(directory)
                 lock = undo.enter_context(FolderLock(directory))
-                identity = _identity_of(directory, dim=dim, space_id=space_id)
+                identity = identity_of(directory, dim=dim, space_id=space_id)
                 generations = Generations(directory, identity)
                 make_folder(generations.folder)
                 make_folder(generations.segment_folder)
@@ -215,13 +216,7 @@ class Collection:
             raise ResourceExhaustedError(
                 "items arrive faster than they can be indexed; send them more slowly", retry_after_seconds=seconds_max
             )
-
-        def put_all(transaction: Transaction) -> UpsertOutcome:
-            outcomes = [_put(transaction, record) for record in checked]
-            results, replaced = zip(*outcomes, strict=True) if outcomes else ((), ())
-            return UpsertOutcome(results, transaction.sequence, replaced)
-
-        return self._writer.run(put_all)
+        return self._writer.run(lambda transaction: transaction.put_all(checked))
 
     def wait_for_room(self, seconds_max: float) -> bool:
         """Wait while the exact tail is over its bound because items arrive faster than segments are built.
@@ -239,12 +234,34 @@ class Collection:
             UnavailableError: the disk failed or the collection is closed; nothing is acknowledged.
         """
         check_ids(item_ids, self._settings)
+        return self._writer.run(lambda transaction: transaction.remove_all(item_ids))
 
-        def remove_all(transaction: Transaction) -> DeleteOutcome:
-            deleted = sum(transaction.remove(item_id) for item_id in item_ids)
-            return DeleteOutcome(deleted, transaction.sequence)
+    def delete_matching(self, filter_: Filter) -> DeleteOutcome:
+        """Delete every item that the filter allows now, and still allows when its turn comes.
 
-        return self._writer.run(remove_all)
+        Up to `records_max` go in one transaction; beyond that one follows the other, so that other writes get theirs.
+
+        Raises:
+            InvalidArgumentError: the filter cannot be evaluated; nothing was deleted.
+            UnavailableError: the disk failed or the collection is closed; earlier transactions stand.
+        """
+        self._check_filter(filter_)
+        with self._reader.state() as state:
+            labels = state.matching(filter_)
+        outcome = DeleteOutcome(0, self.sequence)
+        for start in range(0, len(labels), self._settings.records_max):
+            some = labels[start : start + self._settings.records_max]
+            batch = self._writer.run(partial(Transaction.remove_matching, labels=some, filter_=filter_))
+            outcome = DeleteOutcome(outcome.deleted + batch.deleted, batch.sequence)
+        return outcome
+
+    def count(self, filter_: Filter | None = None) -> int:
+        """Return how many items there are, or how many the filter allows; errors as in `list_items`."""
+        if filter_ is None:
+            return self._state.view.item_count
+        self._check_filter(filter_)
+        with self._reader.state() as state:
+            return len(state.matching(filter_))
 
     def get(self, item_ids: Sequence[str]) -> list[StoredItem | None]:
         """Return the items of these ids in order, None where there is none; all of one moment.
@@ -266,12 +283,30 @@ class Collection:
         check_ids(item_ids, self._settings)
         return self._read(lambda: self._reader.thumbnails(item_ids))
 
-    def list_items(self, *, after: str = "", limit: int) -> list[StoredItem]:
-        """Return up to `limit` items with ids above `after`, in byte order of the ids' UTF-8; errors as in `get`."""
+    def list_items(self, *, after: str = "", limit: int, filter_: Filter | None = None) -> list[StoredItem]:
+        """Return up to `limit` items with ids above `after`, in byte order of the ids' UTF-8; errors as in `get`.
+
+        With a filter only items that it allows, and InvalidArgumentError where it cannot be evaluated.
+        """
         if after:
             check_id(after, "after", self._settings)
         check_window(limit, 0, self._settings.records_max)
-        return self._read(lambda: self._reader.list_after(after, limit))
+        self._check_filter(filter_)
+        return self._read(lambda: self._reader.list_after(after, limit, filter_, rows_few=self._settings.records_max))
+
+    def find(self, search: Search) -> Found:
+        """Return the items that a search asks for, read in the very moment they were found in.
+
+        Fewer than `limit` come back only where fewer are allowed, reach `min_score` and, ranked by text, match.
+
+        Raises:
+            InvalidArgumentError: naming the argument.
+            DataLossError: one of the items fails its checksum.
+            UnavailableError: the collection is closed.
+        """
+        check_window(search.limit, search.offset, self._settings.search_window_max)
+        self._check_filter(search.filter)
+        return self._read(lambda: self._finder.find(search))
 
     def search(
         self,
@@ -282,7 +317,7 @@ class Collection:
         exact: bool = False,
         min_score: float | None = None,
     ) -> SearchOutcome:
-        """Return the items nearest to `query` by cosine, `limit` of them after the first `offset`.
+        """Return the ids nearest to `query` by cosine, `limit` of them after the first `offset`, from memory alone.
 
         Fewer come back only where fewer are alive (or reach `min_score`). The order is by score, ties by id.
 
@@ -332,7 +367,7 @@ class Collection:
                 for part, live in zip(view.parts, view.live_counts, strict=True)
             ),
             generation=self._generations.newest(),
-            disk_bytes=_folder_bytes(self._store.path.parent),
+            disk_bytes=folder_bytes(self._store.path.parent),
             memory_bytes=sum(part.entry.file_bytes for part in view.parts) + view.tail.vectors.nbytes,
             damage=self._damage.sentences(),
             write_failure=self._store.failure,
@@ -382,44 +417,14 @@ class Collection:
                 f"no generation could be published ({error}); the ones before still stand"
             ) from error
 
+    def _check_filter(self, filter_: Filter | None) -> None:
+        if filter_ is not None:
+            limits = self._settings
+            check_filter(filter_, conditions_max=limits.filter_conditions_max, depth_max=limits.filter_depth_max)
+
     def _read(self, read: Callable[[], _Result]) -> _Result:
         try:
             return read()
         except DataLossError as error:
             self._damage.note(error)
             raise
-
-
-def _identity_of(directory: Path, *, dim: int, space_id: str) -> Identity:
-    """Return the identity of the store in `directory`, creating the store where the folder is new."""
-    path = store_path(directory)
-    if not path.exists():
-        # A log without its store would be replayed into the new one.
-        if any(directory.glob("generations/*.json")) or Path(f"{path}-wal").exists():
-            raise DataLossError(
-                f"{path} is missing although {directory} has been used; restore the store from a backup"
-            )
-        create_store(path, space_id=space_id, dim=dim)
-    return check_store(path, space_id=space_id, dim=dim)
-
-
-def _put(
-    transaction: Transaction, record: Record | InvalidArgumentError
-) -> tuple[int | InvalidArgumentError | NotFoundError, bool]:
-    """Store a record; return its sequence number or why it was refused, and whether its id had an item."""
-    if isinstance(record, InvalidArgumentError):
-        return record, False
-    replaced = transaction.contains(record.id)
-    try:
-        return transaction.put(record), replaced
-    except NotFoundError as error:
-        return error, False
-
-
-def _folder_bytes(folder: Path) -> int:
-    """Return the size of all files below `folder`; one that vanishes meanwhile counts nothing."""
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size if path.is_file() else 0
-    return total

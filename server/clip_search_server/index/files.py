@@ -4,6 +4,7 @@ The order is what makes a published name trustworthy after a power cut: the byte
 and the name reaches the disk before anyone is told.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -81,3 +82,12 @@ def remove_temporaries(folder: Path) -> None:
     """Remove what an interrupted `publish_file` left behind."""
     for path in folder.glob("*" + TEMPORARY_SUFFIX):
         path.unlink(missing_ok=True)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files below `folder`; one that vanishes meanwhile counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total

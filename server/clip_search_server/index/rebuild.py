@@ -1,7 +1,8 @@
-"""Makes a collection's segments anew from its store, and a catalog anew from the folders; no server may be running.
+"""Makes anew a collection's segments and what filters find items by, and a catalog; no server may be running.
 
-Knows nothing of finding damage: it reads every row, reports those that fail their check, and leaves them out. The old
-generation and its segments stay until the new one is published, so that an interrupted rebuild changes nothing.
+A collection is remade from its store, a catalog from the folders. Knows nothing of finding damage: it reads every row,
+reports those that fail their check, and leaves them out. The old generation and its segments stay until the new one is
+published, so that an interrupted rebuild changes nothing.
 """
 
 import contextlib
@@ -99,6 +100,9 @@ def rebuild_collection(
             undo.callback(store.close)
             reader = StoreReader(store.path, dim=identity.dim)
             undo.callback(reader.close)
+            report("what filters and texts are found by")
+            with store.transaction() as transaction:
+                transaction.remake_derived()
             catch_up(store, generations, _readable(generations, report), damage)
             view = (
                 Recovery(store, reader, generations, engine, damage=damage, report=report).run_anew(identity.dim).view

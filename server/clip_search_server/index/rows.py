@@ -7,11 +7,17 @@ and a mix-up of two rows all show. Fields are framed by their length, integers a
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from clip_search_server.errors import DataLossError
+from clip_search_server.index.attributes import decode_attributes
 from clip_search_server.index.types import FloatArray, StoredItem
+
+ITEM_COLUMNS = "label, id, sequence, attributes, text, content_digest, crc"
+
+COUNTERS = "SELECT sequence, next_label, crc FROM counters"
 
 _INTEGER = struct.Struct("<q")
 
@@ -56,11 +62,29 @@ class ItemRow:
             id=self.id.decode(),
             sequence=self.sequence,
             vector=vector,
-            attributes=self.attributes,
+            attributes=decode_attributes(self.attributes),
             text=self.text.decode(),
             content_digest=self.content_digest,
             has_thumbnail=has_thumbnail,
         )
+
+
+def counters_from(columns: object) -> tuple[int, int]:
+    """Return the sequence and the next label that `COUNTERS` selected.
+
+    Raises:
+        DataLossError: the row is missing or fails its checksum.
+    """
+    sequence, next_label, crc = cast("tuple[int, int, int]", columns or (0, 0, -1))
+    if crc != crc_of(sequence, next_label):
+        raise DataLossError("the store's counters fail their checksum; restore the store from a backup")
+    return sequence, next_label
+
+
+def item_from(columns: tuple[object, ...]) -> ItemRow:
+    """Return a row of `items`, read in the order of `ITEM_COLUMNS`, or raise DataLossError as `checked` does."""
+    values = cast("tuple[int, bytes, int, bytes, bytes, bytes, int]", columns)
+    return ItemRow(*values[:-1]).checked(values[-1])
 
 
 def vector_from(label: int, blob: bytes, crc: int, dim: int) -> FloatArray:

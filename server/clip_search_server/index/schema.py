@@ -1,13 +1,22 @@
 """The SQLite file's tables, its birth, and the checks before it is opened; knows nothing of rows' meaning.
 
+The truth, a checksum a row (rows.py):
+
     meta        key, value            collection_id, space_id, dim, metric; never changes after creation
     counters    sequence, next_label, crc                  one row, rewritten by every transaction
     items       label (key), id (unique), sequence, attributes, text, content_digest, crc
     vectors     label (key), vector (dim x float32, little-endian, unit length), crc
     thumbnails  label (key), thumbnail, crc                only for items that have one
 
+What is found by it, derived from `items` in the same transaction and made anew by `derived.py`:
+
+    attributes  label, name, kind, key (together the key)  an entry a value (attributes.py); `attributes_by_key` is the
+                                                           same by name, kind, key
+    texts       FTS5 without content, rowid = label        the words of items that have a text
+
 The three row tables are apart because they are read apart: searching needs neither thumbnails nor texts, and a scan of
-the labels at start-up must not walk over gigabytes of vectors. `application_id` marks the file as ours and
+the labels at start-up must not walk over gigabytes of vectors. `texts` cuts words as Unicode 6.1 does, ignores case and
+diacritics, and keeps no prefixes: words match whole. `application_id` marks the file as ours and
 `user_version` is the format version; both lie in the first hundred bytes, where they can be read without SQLite
 touching the folder. Every page ends with a checksum (page_checksums.py).
 """
@@ -35,7 +44,7 @@ _PAGE_BYTES = 8192  # three 512-dimensional vectors a page
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 
-_TABLES = """
+TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE counters (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -54,6 +63,17 @@ CREATE TABLE items (
 );
 CREATE TABLE vectors (label INTEGER PRIMARY KEY, vector BLOB NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE thumbnails (label INTEGER PRIMARY KEY, thumbnail BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE attributes (
+    label INTEGER NOT NULL,
+    name BLOB NOT NULL,
+    kind INTEGER NOT NULL,
+    key NOT NULL,
+    PRIMARY KEY (label, name, kind, key)
+) WITHOUT ROWID;
+CREATE INDEX attributes_by_key ON attributes (name, kind, key);
+CREATE VIRTUAL TABLE texts USING fts5(
+    text, content = '', contentless_delete = 1, tokenize = "unicode61 remove_diacritics 2"
+);
 """
 
 
@@ -64,6 +84,24 @@ class Identity:
     collection_id: str
     space_id: str
     dim: int
+
+
+def identity_of(directory: Path, *, dim: int, space_id: str) -> Identity:
+    """Return the identity of the store in `directory`, creating the store where the folder is new.
+
+    Raises:
+        OSError, UnavailableError: see `create_store`.
+        DataLossError, FailedPreconditionError, SpaceMismatchError: see `check_store`; or the store alone is missing.
+    """
+    path = store_path(directory)
+    if not path.exists():
+        # A log without its store would be replayed into the new one.
+        if any(directory.glob("generations/*.json")) or Path(f"{path}-wal").exists():
+            raise DataLossError(
+                f"{path} is missing although {directory} has been used; restore the store from a backup"
+            )
+        create_store(path, space_id=space_id, dim=dim)
+    return check_store(path, space_id=space_id, dim=dim)
 
 
 def create_store(path: Path, *, space_id: str, dim: int) -> None:
@@ -82,7 +120,7 @@ def create_store(path: Path, *, space_id: str, dim: int) -> None:
             page_checksums.add_to_new_file(connection)
             connection.pragma("journal_mode", "memory")  # A journal left by a crash would spoil the next attempt.
             with connection:
-                connection.execute(_TABLES)
+                connection.execute(TABLES)
                 connection.executemany(
                     "INSERT INTO meta VALUES (?, ?)",
                     [("collection_id", uuid.uuid4().hex), ("space_id", space_id), ("dim", dim), ("metric", METRIC)],

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_search_server.index.entries import SegmentEntry
-from clip_search_server.index.scoring import best_rows, cosines, scan
+from clip_search_server.index.scoring import best_rows, cosines, scan, scan_some
 from clip_search_server.index.segment import Segment
 from clip_search_server.index.tail import kill_row
 from clip_search_server.index.types import FloatArray, IntArray
@@ -118,6 +118,10 @@ class SealedPart:
         vectors: FloatArray = self.rows.vectors[self.rows.nodes[rows]]
         return vectors
 
+    def label_at(self, row: int) -> int:
+        """Return the label of a row."""
+        return int(self.rows.labels[row])
+
     def id_at(self, row: int) -> str:
         """Return the id of a row."""
         return self.rows.ids[row]
@@ -133,7 +137,25 @@ class SealedPart:
         rows = None if exact else self._from_graph(query, min(count, live_count), sequence, live_count)
         if rows is None:
             rows = self._from_scan(query, count, sequence)
-        return rows, self._scores(rows, query)
+        return rows, self.scores(rows, query)
+
+    def near_rows(self, query: FloatArray, node_count: int) -> IntArray | None:
+        """Return the rows, dead ones included, of so many nodes near the query; None where the graph has not so many.
+
+        None also where walking the graph would cost more than scanning.
+        """
+        if node_count > self.segment.node_count * _GRAPH_SHARE_MAX:
+            return None
+        nodes = self.segment.nearest(query, node_count)
+        return None if nodes is None else self._rows_of(nodes)
+
+    def scan_rows(self, query: FloatArray, rows: IntArray) -> FloatArray:  # (dim,), (count,) -> (count,)
+        """Return the approximate cosines of these rows, see `scoring.scan`."""
+        nodes = self.rows.nodes[rows]
+        if len(rows) > self.segment.node_count * _GRAPH_SHARE_MAX:
+            scores: FloatArray = scan(self.rows.vectors, query)[nodes]
+            return scores
+        return scan_some(self.rows.vectors, nodes, query)
 
     def _from_graph(self, query: FloatArray, wanted: int, sequence: int, live_count: int) -> IntArray | None:
         if wanted == 0:
@@ -161,7 +183,8 @@ class SealedPart:
         groups = [self._rows_by_node[self._group_starts[node] : self._group_starts[node + 1]] for node in nodes]
         return np.concatenate(groups)
 
-    def _scores(self, rows: IntArray, query: FloatArray) -> FloatArray:
+    def scores(self, rows: IntArray, query: FloatArray) -> FloatArray:  # (count,), (dim,) -> (count,)
+        """Return the exact cosines of these rows."""
         nodes, places = np.unique(self.rows.nodes[rows], return_inverse=True)
         vectors: npt.NDArray[np.float32] = self.rows.vectors[nodes]
         return cosines(vectors, query)[places]

@@ -30,9 +30,22 @@ class IndexSettings:
         ef_construction: candidates considered while inserting.
         ef_search: candidates considered while searching; set once for an index.
 
+    Filtered search (filtered.py):
+        filter_exact_factor: up to this many times √(items · hits wanted), allowed rows are fetched and compared one by
+            one; beyond, candidates of the graphs are tested. (Fetching costs as many rows as are allowed, testing as
+            many candidates as hits wanted divided by the share allowed; the two meet at such a root.)
+        filter_exact_rows_least: fetching this many is cheap, however few items there are.
+        filter_candidates_max: candidates of one part that are tested at most before the allowed rows are fetched after
+            all.
+
+    Ranking by text (ranking.py):
+        fusion_rows_least: the best of each ranking that take part in a fusion; more where a search asks for more hits.
+        words_max: distinct words of a query that are looked for; more are left out.
+
     Limits, each refused as INVALID_ARGUMENT with the field's name:
-        id_bytes_max, attributes_bytes_max, text_characters_max, thumbnail_bytes_max, content_digest_bytes_max,
-        records_max (a call), search_window_max (offset + limit).
+        id_bytes_max, attributes_max, attributes_bytes_max (names and values), text_characters_max,
+        thumbnail_bytes_max, content_digest_bytes_max, filter_conditions_max, filter_depth_max, records_max (a call),
+        search_window_max (offset + limit).
     """
 
     durability: Durability = "always"
@@ -52,11 +65,21 @@ class IndexSettings:
     ef_construction: int = 200
     ef_search: int = 128
 
+    filter_exact_factor: float = 6.0
+    filter_exact_rows_least: int = 1024
+    filter_candidates_max: int = 4096
+
+    fusion_rows_least: int = 200
+    words_max: int = 64
+
     id_bytes_max: int = 512
-    attributes_bytes_max: int = 131_072
+    attributes_max: int = 64
+    attributes_bytes_max: int = 16_384
     text_characters_max: int = 32_768
     thumbnail_bytes_max: int = 262_144
     content_digest_bytes_max: int = 64
+    filter_conditions_max: int = 256
+    filter_depth_max: int = 16
     records_max: int = 10_000
     search_window_max: int = 10_000
 
@@ -70,7 +93,7 @@ class IndexSettings:
             for name in names:
                 if getattr(self, name) < least:
                     raise ValueError(f"{name}: must be at least {least}, not {getattr(self, name)}")
-        for name in ("sync_interval_seconds", "throttle_seconds_max", "build_retry_seconds"):
+        for name in ("sync_interval_seconds", "throttle_seconds_max", "build_retry_seconds", "filter_exact_factor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be above 0, not {getattr(self, name)}")
 
@@ -84,11 +107,18 @@ _AT_LEAST_ONE = (
     "build_threads",
     "ef_construction",
     "ef_search",
+    "filter_exact_rows_least",
+    "filter_candidates_max",
+    "fusion_rows_least",
+    "words_max",
     "id_bytes_max",
+    "attributes_max",
     "attributes_bytes_max",
     "text_characters_max",
     "thumbnail_bytes_max",
     "content_digest_bytes_max",
+    "filter_conditions_max",
+    "filter_depth_max",
     "records_max",
     "search_window_max",
 )

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from clip_search_server.index.sealed import SealedPart
-from clip_search_server.index.store import Added, Change, Removed
 from clip_search_server.index.tail import NEVER, Tail
+from clip_search_server.index.transaction import Added, Change, Removed
 from clip_search_server.index.types import IntArray
 from clip_search_server.index.view import View
 
@@ -33,6 +33,7 @@ class State:
         self._tail = tail
         self._sequence = sequence
         self._item_count = item_count
+        self._complete_since = 0
         self._waiting_ended = False
         self._publish()
 
@@ -54,6 +55,7 @@ class State:
                         self._item_count -= 1
             self._sequence = sequence
             self._publish()
+            self._changed.notify_all()
 
     def swap(self, made: SealedPart | None, *, retired: Sequence[SealedPart], tail_rows: int) -> None:
         """Put `made` in the place of the retired parts and of the tail's first rows.
@@ -61,11 +63,10 @@ class State:
         The rows of `made` take over the deaths that happened while it was built. None stands for no live row at all.
         """
         with self._changed:
-            if made is not None:
-                tail = self._tail.view()
-                _carry_deaths(tail.labels[:tail_rows], tail.died_at[:tail_rows], made)
-                for part in retired:
-                    _carry_deaths(part.rows.labels, part.died_at, made)
+            tail = self._tail.view()
+            replaced = [(tail.labels[:tail_rows], tail.died_at[:tail_rows])]
+            replaced += [(part.rows.labels, part.died_at) for part in retired]
+            self._complete_since = max(self._complete_since, *(_carry_deaths(*rows, made) for rows in replaced))
             places = [at for at, part in enumerate(self._parts) if part not in retired]
             self._parts = [self._parts[at] for at in places]
             self._live_counts = [self._live_counts[at] for at in places]
@@ -76,6 +77,17 @@ class State:
                 self._tail = self._tail.without_first(tail_rows)
             self._publish()
             self._changed.notify_all()
+
+    def view_at_least(self, sequence: int, *, seconds_max: float) -> View | None:
+        """Return the view once it shows this write, or None where it does not in time.
+
+        A write is committed before it is shown, so whoever reads the store may be ahead of the view, by a moment.
+        """
+        if self._view.sequence < sequence:
+            with self._changed:
+                self._changed.wait_for(lambda: self._view.sequence >= sequence, seconds_max)
+        view = self._view
+        return view if view.sequence >= sequence else None
 
     def wait_for_tail_below(self, row_count: int, *, seconds_max: float) -> bool:
         """Wait until the tail has fewer rows than this, or nobody may wait any more; return whether that came."""
@@ -104,6 +116,7 @@ class State:
     def _publish(self) -> None:
         self._view = View(
             sequence=self._sequence,
+            complete_since=self._complete_since,
             item_count=self._item_count,
             parts=tuple(self._parts),
             live_counts=tuple(self._live_counts),
@@ -115,7 +128,13 @@ def _live_count(died_at: IntArray) -> int:
     return int(np.count_nonzero(died_at == NEVER))
 
 
-def _carry_deaths(labels: IntArray, died_at: IntArray, made: SealedPart) -> None:
+def _carry_deaths(labels: IntArray, died_at: IntArray, made: SealedPart | None) -> int:
+    """Give `made` the deaths of its rows; return the newest death among those it has no row of, 0 for none."""
+    dead = np.flatnonzero(died_at != NEVER)
+    if made is None:
+        return int(died_at[dead].max(initial=0))
     # Most of the dead were dead before the build began and have no row in it.
-    dead = np.flatnonzero((died_at != NEVER) & np.isin(labels, made.rows.labels))
-    made.died_at[np.searchsorted(made.rows.labels, labels[dead])] = died_at[dead]
+    is_taken = np.isin(labels[dead], made.rows.labels)
+    taken = dead[is_taken]
+    made.died_at[np.searchsorted(made.rows.labels, labels[taken])] = died_at[taken]
+    return int(died_at[dead[~is_taken]].max(initial=0))

@@ -8,151 +8,19 @@ fsync failures?", USENIX ATC 2020). After any error of the disk the store refuse
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import apsw
 
-from clip_search_server.errors import DataLossError, NotFoundError, UnavailableError
+from clip_search_server.errors import DataLossError, UnavailableError
 from clip_search_server.index import page_checksums
 from clip_search_server.index.files import sync_file
-from clip_search_server.index.rows import ItemRow, crc_of
+from clip_search_server.index.rows import COUNTERS, counters_from, crc_of
 from clip_search_server.index.settings import Durability
-from clip_search_server.index.types import FloatArray, Record
+from clip_search_server.index.transaction import Transaction
 
 _BUSY_TIMEOUT_MS = 5000
 _CACHE_KIB = 16_384
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Added:
-    """A label that came to life: this id now has this vector, float32 (dim,)."""
-
-    label: int
-    id: str
-    vector: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """A label that died with this sequence number."""
-
-    label: int
-    sequence: int
-
-
-Change = Added | Removed
-
-
-class Transaction:
-    """Writes in progress; nothing is visible to readers or durable before the transaction ends.
-
-    Attributes:
-        changes: what the vectors in memory must follow once the transaction is durable, in order.
-        sequence: number of the newest write.
-        next_label: the label that the next new vector gets; labels are never used twice.
-    """
-
-    def __init__(self, connection: apsw.Connection, sequence: int, next_label: int) -> None:
-        self._connection = connection
-        self.changes: list[Change] = []
-        self.sequence = sequence
-        self.next_label = next_label
-
-    @contextlib.contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """Undo everything inside the block if it raises, and let the rest of the transaction stand."""
-        mark = (len(self.changes), self.sequence, self.next_label)
-        self._connection.execute("SAVEPOINT operation")
-        try:
-            yield
-        except apsw.Error:
-            raise  # The disk failed: the whole transaction is about to be rolled back.
-        except BaseException:
-            self._connection.execute("ROLLBACK TO operation")
-            self._connection.execute("RELEASE operation")
-            del self.changes[mark[0] :]
-            self.sequence, self.next_label = mark[1:]
-            raise
-        self._connection.execute("RELEASE operation")
-
-    def put(self, record: Record) -> int:
-        """Store a record whose vector, if it has one, is of unit length; return its sequence number.
-
-        A vector equal to the stored one keeps its label, so that nothing changes in memory. Without a vector the item
-        keeps its own, and with it the digest of what that was made from.
-
-        Raises:
-            NotFoundError: there is no vector, neither given nor stored.
-        """
-        key = record.id.encode()
-        old, old_digest = self._label_and_digest_of(key)
-        if record.vector is None and old is None:
-            raise NotFoundError(f"content: is unset, and no item {record.id!r} is stored whose vector could be kept.")
-        digest = old_digest if record.vector is None else record.content_digest
-        self.sequence += 1
-        if old is not None and (record.vector is None or self._has_vector(old, record.vector)):
-            label = old
-            self._connection.execute("DELETE FROM items WHERE label = ?", (old,))
-            self._connection.execute("DELETE FROM thumbnails WHERE label = ?", (old,))
-        else:
-            label = self._replace_vector(old, record)
-        row = ItemRow(label, key, self.sequence, record.attributes, record.text.encode(), digest)
-        self._connection.execute(
-            "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (label, key, row.sequence, row.attributes, row.text, row.content_digest, row.crc()),
-        )
-        if record.thumbnail:
-            values = (label, record.thumbnail, crc_of(label, record.thumbnail))
-            self._connection.execute("INSERT INTO thumbnails VALUES (?, ?, ?)", values)
-        return self.sequence
-
-    def contains(self, item_id: str) -> bool:
-        """Return whether there is an item of this id."""
-        return self._label_and_digest_of(item_id.encode())[0] is not None
-
-    def remove(self, item_id: str) -> bool:
-        """Delete an item; return whether there was one."""
-        old, _ = self._label_and_digest_of(item_id.encode())
-        if old is None:
-            return False
-        self.sequence += 1
-        self._drop(old)
-        return True
-
-    def _label_and_digest_of(self, key: bytes) -> tuple[int | None, bytes]:
-        row = self._connection.execute("SELECT label, content_digest FROM items WHERE id = ?", (key,)).get
-        return cast("tuple[int, bytes] | None", row) or (None, b"")
-
-    def _has_vector(self, label: int, vector: FloatArray) -> bool:
-        # A damaged row counts as different, so that writing an item again heals it.
-        with page_checksums.unchecked(self._connection):
-            row = self._connection.execute("SELECT vector, crc FROM vectors WHERE label = ?", (label,)).get
-        given = vector.astype("<f4").tobytes()
-        return row is not None and cast("tuple[bytes, int]", row) == (given, crc_of(label, given))
-
-    def _replace_vector(self, old: int | None, record: Record) -> int:
-        if old is not None:
-            self._drop(old)
-        if record.vector is None:
-            raise AssertionError("a label was wanted for a record without a vector. This is a bug.")
-        label = self.next_label
-        self.next_label += 1
-        blob = record.vector.astype("<f4").tobytes()
-        self._connection.execute("INSERT INTO vectors VALUES (?, ?, ?)", (label, blob, crc_of(label, blob)))
-        self.changes.append(Added(label, record.id, record.vector))
-        return label
-
-    def _drop(self, label: int) -> None:
-        # Read first, whatever the page's checksum says: it is then in the cache, and a damaged row can be deleted while
-        # all else that deleting touches, such as the list of free pages, is checked.
-        with page_checksums.unchecked(self._connection):
-            for table in ("vectors", "thumbnails"):
-                self._connection.execute(f"SELECT * FROM {table} WHERE label = ?", (label,)).fetchall()  # noqa: S608
-        for table in ("items", "vectors", "thumbnails"):
-            self._connection.execute(f"DELETE FROM {table} WHERE label = ?", (label,))  # noqa: S608 - three constants
-        self.changes.append(Removed(label, self.sequence))
 
 
 class Store:
@@ -305,11 +173,7 @@ class Store:
                 self._connection.execute("ROLLBACK")
 
     def _read_counters(self) -> tuple[int, int]:
-        row = self._connection.execute("SELECT sequence, next_label, crc FROM counters").get
-        sequence, next_label, crc = cast("tuple[int, int, int]", row or (0, 0, -1))
-        if crc != crc_of(sequence, next_label):
-            raise DataLossError(f"{self._path}: the counters fail their checksum; restore the store from a backup")
-        return sequence, next_label
+        return counters_from(self._connection.execute(COUNTERS).get)
 
     def _write_counters(self, sequence: int, next_label: int) -> None:
         self._connection.execute(

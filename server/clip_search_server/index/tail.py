@@ -49,6 +49,10 @@ class TailView:
         rows = live[best_rows(scan(self.vectors, query)[live], count)]
         return rows, cosines(self.vectors[rows], query)
 
+    def label_at(self, row: int) -> int:
+        """Return the label of a row."""
+        return int(self.labels[row])
+
     def id_at(self, row: int) -> str:
         """Return the id of a row."""
         return self.ids[row]

@@ -1,13 +1,17 @@
 """The values that cross the index's border: what is written, what comes back; knows nothing of how they are stored."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from clip_search_server.errors import InvalidArgumentError, NotFoundError
+from clip_search_server.index.attributes import Attributes, AttributeValue
+from clip_search_server.index.filters import Filter
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -20,8 +24,8 @@ class Record:
     Args:
         id: 1 to 512 bytes of UTF-8.
         vector: float (dim,), finite and non-zero; the index makes it unit length. None keeps the item's present vector.
-        attributes: opaque bytes; the index stores them and gives them back.
-        text: the item's own words.
+        attributes: facts to filter by, by name.
+        text: the item's own words, which rankings by text search.
         thumbnail: a small encoded picture, or ``b""``.
         content_digest: SHA-256 of the content the vector was made from, or ``b""``; kept with the vector where that
             is None.
@@ -29,7 +33,7 @@ class Record:
 
     id: str
     vector: FloatArray | None
-    attributes: bytes = b""
+    attributes: Attributes = field(default_factory=dict)
     text: str = ""
     thumbnail: bytes = b""
     content_digest: bytes = b""
@@ -42,7 +46,7 @@ class StoredItem:
     id: str
     sequence: int
     vector: FloatArray
-    attributes: bytes
+    attributes: Mapping[str, AttributeValue]
     text: str
     content_digest: bytes
     has_thumbnail: bool
@@ -82,6 +86,53 @@ class SearchOutcome:
     """Hits by descending score, ties by id, and the sequence of the state they were found in."""
 
     neighbours: tuple[Neighbour, ...]
+    sequence: int
+
+
+Ranking = Literal["vector", "text", "fused"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Search:
+    """What to find and how to rank it.
+
+    Args:
+        query: float (dim,), finite and non-zero; need not be of unit length. Scores are cosines with it.
+        limit: hits wanted, at least 1.
+        offset: hits to pass over.
+        ranking: ``vector`` by score; ``text`` by how well items' texts match `words` (BM25), items that match none of
+            them left out; ``fused`` by both (reciprocal rank fusion).
+        words: what `text` and `fused` look for in texts; any of them may match. No query language: every character is
+            taken as text.
+        filter: only items that it allows can be hits.
+        exact: compare with every vector instead of walking the graphs.
+        min_score: only items with at least this cosine can be hits.
+    """
+
+    query: npt.ArrayLike
+    limit: int
+    offset: int = 0
+    ranking: Ranking = "vector"
+    words: str = ""
+    filter: Filter | None = None
+    exact: bool = False
+    min_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An item that was found, its cosine with the query, and what ranked it where that is not the cosine."""
+
+    item: StoredItem
+    score: float
+    relevance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Hits, best first, all of the moment that `sequence` names: what they are, their scores and what allowed them."""
+
+    hits: tuple[Hit, ...]
     sequence: int
 
 

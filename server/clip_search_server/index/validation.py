@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from clip_search_server.errors import InvalidArgumentError
+from clip_search_server.index.attributes import check_attributes, check_text
 from clip_search_server.index.scoring import unit_vector
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.types import Record
@@ -14,16 +15,16 @@ def checked_record(record: Record, *, dim: int, settings: IndexSettings) -> Reco
     try:
         check_id(record.id, "id", settings)
         for field, value, bytes_max in (
-            ("attributes", record.attributes, settings.attributes_bytes_max),
             ("thumbnail", record.thumbnail, settings.thumbnail_bytes_max),
             ("content_digest", record.content_digest, settings.content_digest_bytes_max),
         ):
             if len(value) > bytes_max:
                 return InvalidArgumentError(field, f"has {len(value)} bytes; at most {bytes_max} are allowed")
+        check_attributes(record.attributes, count_max=settings.attributes_max, bytes_max=settings.attributes_bytes_max)
         if len(record.text) > settings.text_characters_max:
             description = f"has {len(record.text)} characters; at most {settings.text_characters_max} are allowed"
             return InvalidArgumentError("text", description)
-        _encoded(record.text, "text")
+        check_text(record.text, "text")
         if record.vector is None:
             return record
         return dataclasses.replace(record, vector=unit_vector(record.vector, dim, "vector"))
@@ -33,7 +34,8 @@ def checked_record(record: Record, *, dim: int, settings: IndexSettings) -> Reco
 
 def check_id(item_id: str, field: str, settings: IndexSettings) -> None:
     """Raise InvalidArgumentError unless the id is 1 to `id_bytes_max` bytes of UTF-8."""
-    size = len(_encoded(item_id, field))
+    check_text(item_id, field)
+    size = len(item_id.encode())
     if size == 0:
         raise InvalidArgumentError(field, "must not be empty")
     if size > settings.id_bytes_max:
@@ -63,10 +65,3 @@ def check_window(limit: int, offset: int, window_max: int) -> int:
         field = "limit" if limit > window_max else "offset"
         raise InvalidArgumentError(field, f"offset + limit is {offset + limit}; at most {window_max} is allowed")
     return offset + limit
-
-
-def _encoded(value: str, field: str) -> bytes:
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidArgumentError(field, "is not valid Unicode; it cannot be written as UTF-8") from error

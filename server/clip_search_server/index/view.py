@@ -10,6 +10,15 @@ from clip_search_server.index.tail import TailView
 from clip_search_server.index.types import FloatArray, Neighbour
 
 
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A row that was found: its label, its item's id and its cosine with the query."""
+
+    label: int
+    id: str
+    score: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
     """All rows alive at `sequence`: sealed parts with their live counts, and the tail.
@@ -19,6 +28,9 @@ class View:
         item_count: items in the store at that moment.
         parts: sealed parts, oldest first.
         live_counts: live rows of each part.
+        tail: the rows that no part holds.
+        complete_since: it has every row that was alive at the write of this number or later; rows that died before may
+            have been left out when segments were built.
     """
 
     sequence: int
@@ -26,8 +38,13 @@ class View:
     parts: tuple[SealedPart, ...]
     live_counts: tuple[int, ...]
     tail: TailView
+    complete_since: int = 0
 
     def nearest(self, query: FloatArray, count: int, *, exact: bool) -> list[Neighbour]:  # (dim,)
+        """Return the ids and scores of `near`."""
+        return [Neighbour(row.id, row.score) for row in self.near(query, count, exact=exact)]
+
+    def near(self, query: FloatArray, count: int, *, exact: bool) -> list[Near]:  # (dim,)
         """Return the `count` live items nearest to a unit query, by descending cosine, ties by id.
 
         Fewer than `count` come back only where fewer are alive.
@@ -43,6 +60,9 @@ class View:
         rows = np.concatenate([part_rows for part_rows, _scores in found])
         # `best_rows` keeps every tie at the cut, so the ids decide among them here.
         best = best_rows(scores, count)
-        hits = [Neighbour(sources[owners[at]].id_at(int(rows[at])), float(scores[at])) for at in best]
+        hits = [
+            Near(source.label_at(row), source.id_at(row), float(scores[at]))
+            for at, source, row in ((at, sources[owners[at]], int(rows[at])) for at in best)
+        ]
         hits.sort(key=lambda hit: (-hit.score, hit.id))
         return hits[:count]

@@ -16,7 +16,8 @@ import apsw
 
 from clip_search_server.errors import UnavailableError
 from clip_search_server.index.settings import IndexSettings
-from clip_search_server.index.store import Change, Store, Transaction
+from clip_search_server.index.store import Store
+from clip_search_server.index.transaction import Change, Transaction
 
 _Result = TypeVar("_Result")
 

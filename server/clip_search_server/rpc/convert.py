@@ -2,24 +2,23 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import Message
 from grpc import aio
 
 from clip_search.v1 import content_pb2, index_pb2, item_pb2, search_pb2
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.encoder import Vector
-from clip_search_server.errors import ClipSearchError, InvalidArgumentError, UnimplementedError
-from clip_search_server.index import Generation, StoredItem
+from clip_search_server.errors import ClipSearchError, InvalidArgumentError
+from clip_search_server.index import Filter, Generation, Hit, Ranking, StoredItem
 from clip_search_server.limits import Limits
+from clip_search_server.rpc.convert_attributes import attribute_from, attribute_messages
+from clip_search_server.rpc.convert_filter import filter_from
 from clip_search_server.rpc.errors import status_of
-from clip_search_server.search.attributes import AttributeValue, decode_attributes
 from clip_search_server.search.content import Content, ImageContent, ItemContent, TextContent, VectorContent
 from clip_search_server.search.ingest import Item, ItemOutcome, check_id
-from clip_search_server.search.query import Hit, Query, QueryPart
+from clip_search_server.search.query import Query, QueryPart
 
 __all__ = [
     "check_ids",
@@ -28,12 +27,19 @@ __all__ = [
     "hit_message",
     "item_from",
     "item_result_message",
+    "optional_filter_from",
     "query_from",
-    "refuse_filter",
     "stored_item_message",
     "urgency_of",
     "vector_message",
 ]
+
+_RANKINGS: Mapping[int, Ranking] = {
+    search_pb2.RANKING_UNSPECIFIED: "vector",
+    search_pb2.RANKING_VECTOR: "vector",
+    search_pb2.RANKING_TEXT: "text",
+    search_pb2.RANKING_FUSED: "fused",
+}
 
 
 def urgency_of(context: aio.ServicerContext[Any, Any], *, bulk: bool = False) -> Urgency:
@@ -64,12 +70,8 @@ def query_from(request: search_pb2.SearchRequest) -> Query:
     """Return a query.
 
     Raises:
-        InvalidArgumentError: a part has no content.
-        UnimplementedError: a filter, or a ranking other than by vector.
+        InvalidArgumentError: a part has no content, the ranking is unknown, or the filter is not set.
     """
-    refuse_filter(request)
-    if request.ranking not in {search_pb2.RANKING_UNSPECIFIED, search_pb2.RANKING_VECTOR}:
-        raise UnimplementedError("ranking: this release ranks by vector only.")
     parts = [
         QueryPart(
             content_from(part.content, f"parts[{number}].content"), part.weight if part.HasField("weight") else 1.0
@@ -80,16 +82,28 @@ def query_from(request: search_pb2.SearchRequest) -> Query:
         parts,
         limit=request.limit,
         offset=request.offset,
+        ranking=_ranking_from(request.ranking),
+        filter=optional_filter_from(request),
         exact=request.exact,
         min_score=request.min_score if request.HasField("min_score") else None,
         at_least_sequence=request.at_least_sequence if request.HasField("at_least_sequence") else None,
     )
 
 
-def refuse_filter(request: Message) -> None:
-    """Raise UnimplementedError when `request` has a filter."""
-    if request.HasField("filter"):
-        raise UnimplementedError("filter: this release does not filter by attributes yet.")
+def optional_filter_from(request: search_pb2.SearchRequest | index_pb2.ListItemsRequest) -> Filter | None:
+    """Return the filter of a request, None where it has none.
+
+    Raises:
+        InvalidArgumentError: as `filter_from`.
+    """
+    return filter_from(request.filter) if request.HasField("filter") else None
+
+
+def _ranking_from(number: int) -> Ranking:
+    ranking = _RANKINGS.get(number)
+    if ranking is None:
+        raise InvalidArgumentError("ranking", f"{number} is none that this server knows.")
+    return ranking
 
 
 def check_ids(ids: Sequence[str], field: str, limits: Limits) -> list[str]:
@@ -113,48 +127,8 @@ def item_from(message: item_pb2.Item) -> Item:
         InvalidArgumentError: a content or an attribute has no kind.
     """
     content = content_from(message.content, "content") if message.HasField("content") else None
-    attributes = {name: _attribute_from(name, value) for name, value in message.attributes.items()}
+    attributes = {name: attribute_from(value, f"attributes[{name!r}]") for name, value in message.attributes.items()}
     return Item(message.id, content, attributes, message.text, message.thumbnail)
-
-
-def _attribute_from(name: str, message: item_pb2.AttributeValue) -> AttributeValue:
-    kind = message.WhichOneof("kind")
-    match kind:
-        case "timestamp_value":
-            try:
-                return message.timestamp_value.ToDatetime(tzinfo=UTC)
-            except (OverflowError, ValueError) as error:
-                raise InvalidArgumentError(f"attributes[{name!r}]", "is outside the years 1 to 9999.") from error
-        case "string_list_value":
-            return tuple(message.string_list_value.values)
-        case None:
-            raise InvalidArgumentError(f"attributes[{name!r}]", "has no value.")
-        case _:
-            value: AttributeValue = getattr(message, kind)
-            return value
-
-
-def _attribute_message(value: AttributeValue) -> item_pb2.AttributeValue:
-    message = item_pb2.AttributeValue()
-    match value:
-        case bool():
-            message.bool_value = value
-        case int():
-            message.int_value = value
-        case float():
-            message.double_value = value
-        case datetime():
-            message.timestamp_value.FromDatetime(value)
-        case tuple():
-            message.string_list_value.SetInParent()
-            message.string_list_value.values.extend(value)
-        case _:
-            message.string_value = value
-    return message
-
-
-def _attribute_messages(stored: bytes) -> Mapping[str, item_pb2.AttributeValue]:
-    return {name: _attribute_message(value) for name, value in decode_attributes(stored).items()}
 
 
 def vector_message(vector: Vector) -> content_pb2.Vector:
@@ -166,7 +140,7 @@ def stored_item_message(item: StoredItem, *, include_vector: bool) -> item_pb2.S
     """Return the message of an item as stored."""
     return item_pb2.StoredItem(
         id=item.id,
-        attributes=_attribute_messages(item.attributes),
+        attributes=attribute_messages(item.attributes),
         text=item.text,
         vector=vector_message(item.vector) if include_vector else None,
         has_thumbnail=item.has_thumbnail,
@@ -179,7 +153,8 @@ def hit_message(hit: Hit, *, include_vector: bool) -> search_pb2.Hit:
     return search_pb2.Hit(
         id=hit.item.id,
         score=hit.score,
-        attributes=_attribute_messages(hit.item.attributes),
+        relevance=hit.relevance,
+        attributes=attribute_messages(hit.item.attributes),
         vector=vector_message(hit.item.vector) if include_vector else None,
     )
 

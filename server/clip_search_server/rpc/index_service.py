@@ -14,7 +14,6 @@ from clip_search_server.errors import (
     ClipSearchError,
     InvalidArgumentError,
     ResourceExhaustedError,
-    UnimplementedError,
 )
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.convert import (
@@ -22,10 +21,11 @@ from clip_search_server.rpc.convert import (
     generation_message,
     item_from,
     item_result_message,
-    refuse_filter,
+    optional_filter_from,
     stored_item_message,
     urgency_of,
 )
+from clip_search_server.rpc.convert_filter import filter_from
 from clip_search_server.search.catalog import Catalog
 from clip_search_server.search.concurrency import run_together
 from clip_search_server.search.ingest import Ingest, Item, ItemOutcome, upsert_items
@@ -141,17 +141,17 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         await run_together([feed(), pipeline.run()])
 
     async def Delete(self, request: index_pb2.DeleteRequest, context: _Context) -> index_pb2.DeleteResponse:
-        """Delete items by id."""
+        """Delete items by id or by filter."""
+        collection = self._catalog.collection(request.collection)
         match request.WhichOneof("selection"):
             case "ids":
-                ids = check_ids(request.ids.ids, "ids.ids", self._limits)
+                outcome = await collection.delete(check_ids(request.ids.ids, "ids.ids", self._limits))
             case "filter":
-                raise UnimplementedError("filter: this release deletes by ids only.")
+                outcome = await collection.delete_matching(filter_from(request.filter))
             case _:
                 raise InvalidArgumentError(
                     "ids", "neither ids nor a filter is given; an empty request deletes nothing."
                 )
-        outcome = await self._catalog.collection(request.collection).delete(ids)
         return index_pb2.DeleteResponse(deleted=outcome.deleted, sequence=outcome.sequence)
 
     async def GetItems(self, request: index_pb2.GetItemsRequest, context: _Context) -> index_pb2.GetItemsResponse:
@@ -170,13 +170,15 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
 
     async def ListItems(self, request: index_pb2.ListItemsRequest, context: _Context) -> index_pb2.ListItemsResponse:
         """List items in byte order of their ids, page by page."""
-        refuse_filter(request)
+        filter_ = optional_filter_from(request)
         size = request.page_size or _PAGE_SIZE_DEFAULT
         if size > self._limits.page_size_max:
             raise InvalidArgumentError("page_size", f"is {size}; at most {self._limits.page_size_max} is accepted.")
         after = _id_of_token(request.page_token, self._limits)
         # One more than wanted tells whether this page is the last.
-        found = await self._catalog.collection(request.collection).list_items(after=after, limit=size + 1)
+        found = await self._catalog.collection(request.collection).list_items(
+            after=after, limit=size + 1, filter_=filter_
+        )
         items = found[:size]
         return index_pb2.ListItemsResponse(
             items=[stored_item_message(item, include_vector=request.include_vectors) for item in items],

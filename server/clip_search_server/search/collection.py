@@ -9,15 +9,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from clip_search_server.encoder.encoder import Vector
 from clip_search_server.errors import ClipSearchError, NotFoundError, ResourceExhaustedError, UnavailableError
 from clip_search_server.index import (
     Collection,
     CollectionStats,
     DeleteOutcome,
+    Filter,
+    Found,
     Generation,
     Record,
-    SearchOutcome,
+    Search,
     StoredItem,
     UpsertOutcome,
 )
@@ -97,6 +98,10 @@ class AsyncCollection:
         """Delete items; durable once it returns."""
         return await self._on(self._writers, self._index.delete, ids)
 
+    async def delete_matching(self, filter_: Filter) -> DeleteOutcome:
+        """Delete every item that the filter allows; durable once it returns."""
+        return await self._on(self._writers, self._index.delete_matching, filter_)
+
     async def get(self, ids: Sequence[str]) -> list[StoredItem | None]:
         """Read items."""
         return await self._on(self._readers, self._index.get, ids)
@@ -105,20 +110,13 @@ class AsyncCollection:
         """Read thumbnails: `b""` for an item without, None where there is no item."""
         return await self._on(self._readers, self._index.thumbnails, ids)
 
-    async def list_items(self, *, after: str, limit: int) -> list[StoredItem]:
-        """Read the items that follow `after` in byte order of ids."""
-        return await self._on(self._readers, self._index.list_items, after=after, limit=limit)
+    async def list_items(self, *, after: str, limit: int, filter_: Filter | None = None) -> list[StoredItem]:
+        """Read the items that follow `after` in byte order of ids, only those that the filter allows."""
+        return await self._on(self._readers, self._index.list_items, after=after, limit=limit, filter_=filter_)
 
-    async def search(
-        self, query: Vector, *, limit: int, offset: int, exact: bool, min_score: float | None
-    ) -> tuple[SearchOutcome, list[StoredItem | None]]:
-        """Find the nearest items to `query` (dim,) and read them; an item deleted in between is None."""
-
-        def search_and_read() -> tuple[SearchOutcome, list[StoredItem | None]]:
-            outcome = self._index.search(query, limit=limit, offset=offset, exact=exact, min_score=min_score)
-            return outcome, self._index.get([neighbour.id for neighbour in outcome.neighbours])
-
-        return await self._on(self._readers, search_and_read)
+    async def find(self, search: Search) -> Found:
+        """Find items and read them, both of one moment."""
+        return await self._on(self._readers, self._index.find, search)
 
     async def stats(self) -> CollectionStats:
         """Measure the collection."""

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.encoder import Encoder
 from clip_search_server.errors import ClipSearchError, InvalidArgumentError
-from clip_search_server.index import Record
+from clip_search_server.index import Attributes, Record, check_attributes
 from clip_search_server.limits import Limits
-from clip_search_server.search.attributes import Attributes, encode_attributes
 from clip_search_server.search.collection import AsyncCollection
 from clip_search_server.search.concurrency import run_together
 from clip_search_server.search.content import Content, ItemContent, content_digest, embed_content
@@ -168,13 +167,12 @@ async def upsert_items(
 async def _make_record(item: Item, encoder: Encoder, limits: Limits, urgency: Urgency) -> Record:
     """Validate and embed one item."""
     _check(item, limits)
-    attributes = encode_attributes(item.attributes, limits)
     if item.content is None:
-        return Record(item.id, None, attributes, item.text, item.thumbnail)
+        return Record(item.id, None, item.attributes, item.text, item.thumbnail)
     if isinstance(item.content, ItemContent):
         raise InvalidArgumentError("content.item_id", "an item is made of a text, an image or a vector.")
     vector = await embed_content(item.content, encoder, None, urgency, field="content")
-    return Record(item.id, vector, attributes, item.text, item.thumbnail, content_digest(item.content))
+    return Record(item.id, vector, item.attributes, item.text, item.thumbnail, content_digest(item.content))
 
 
 def check_id(item_id: str, field: str, limits: Limits) -> None:
@@ -186,6 +184,7 @@ def check_id(item_id: str, field: str, limits: Limits) -> None:
 
 def _check(item: Item, limits: Limits) -> None:
     check_id(item.id, "id", limits)
+    check_attributes(item.attributes, count_max=limits.attributes_max, bytes_max=limits.attributes_bytes_max)
     if len(item.text) > limits.text_chars_max:
         raise InvalidArgumentError(
             "text", f"has {len(item.text):,} characters; at most {limits.text_chars_max:,} are accepted."

@@ -1,6 +1,9 @@
-"""Search: weighted parts become one query vector, and its nearest items become hits; knows nothing of gRPC.
+"""Search: weighted parts become one query vector and its words, and what they find become hits; knows nothing of gRPC.
 
 score(item) = cosine(item, normalize(Σ weightᵢ · embeddingᵢ))
+
+Rankings by text look for the words of the text parts that are wanted. Weights count for the vector alone. What a
+negative weight steers away from is no word to look for, and a ranking by text alone has no other use for it.
 """
 
 import math
@@ -12,13 +15,13 @@ import numpy as np
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.encoder import Encoder, Vector
 from clip_search_server.errors import FailedPreconditionError, InvalidArgumentError
-from clip_search_server.index import StoredItem
+from clip_search_server.index import Filter, Found, Ranking, Search
 from clip_search_server.limits import Limits
 from clip_search_server.search.collection import AsyncCollection
 from clip_search_server.search.concurrency import run_together
-from clip_search_server.search.content import Content, embed_content
+from clip_search_server.search.content import Content, TextContent, embed_content
 
-__all__ = ["Hit", "Hits", "Query", "QueryPart", "compose", "search"]
+__all__ = ["Query", "QueryPart", "compose", "search"]
 
 _LIMIT_DEFAULT = 10
 #: A weighted sum shorter than this, relative to its largest part, is rounding noise around zero.
@@ -40,47 +43,43 @@ class Query:
     parts: Sequence[QueryPart]
     limit: int = 0
     offset: int = 0
+    ranking: Ranking = "vector"
+    filter: Filter | None = None
     exact: bool = False
     min_score: float | None = None
     at_least_sequence: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One item that was found and its cosine with the query."""
-
-    item: StoredItem
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Hits:
-    """Best first, and the state of the collection they were found in."""
-
-    hits: list[Hit]
-    sequence: int
-
-
-async def search(query: Query, collection: AsyncCollection, encoder: Encoder, limits: Limits, urgency: Urgency) -> Hits:
-    """Return the items nearest to `query`.
+async def search(
+    query: Query, collection: AsyncCollection, encoder: Encoder, limits: Limits, urgency: Urgency
+) -> Found:
+    """Return the items that `query` asks for.
 
     Raises:
-        InvalidArgumentError: a bad part or bound, or parts that cancel out.
+        InvalidArgumentError: a bad part, bound or filter, parts that cancel out, or no words to rank by.
         NotFoundError: a part names an item that does not exist.
         FailedPreconditionError: the collection has not come to `at_least_sequence`.
     """
     limit = query.limit or _LIMIT_DEFAULT
     _check(query, limit, limits)
+    words = "" if query.ranking == "vector" else _words_of(query)
     if query.at_least_sequence is not None and collection.sequence < query.at_least_sequence:
         raise FailedPreconditionError(
             f"at_least_sequence: the collection has come to {collection.sequence}, not {query.at_least_sequence}."
         )
     vector = await compose(query.parts, collection, encoder, urgency)
-    outcome, items = await collection.search(
-        vector, limit=limit, offset=query.offset, exact=query.exact, min_score=query.min_score
+    return await collection.find(
+        Search(
+            vector,
+            limit=limit,
+            offset=query.offset,
+            ranking=query.ranking,
+            words=words,
+            filter=query.filter,
+            exact=query.exact,
+            min_score=query.min_score,
+        )
     )
-    found = zip(outcome.neighbours, items, strict=True)
-    return Hits([Hit(item, neighbour.score) for neighbour, item in found if item is not None], outcome.sequence)
 
 
 async def compose(
@@ -102,6 +101,25 @@ async def compose(
     if length <= _ZERO_SUM_RATIO * float(np.abs(weights).max()):
         raise InvalidArgumentError("parts", "cancel out: their weighted sum is zero, so it points nowhere.")
     return (total / length).astype(np.float32)
+
+
+def _words_of(query: Query) -> str:
+    """Return the words that a ranking by text looks for."""
+    wanted = []
+    for number, part in enumerate(query.parts):
+        is_wanted_text = isinstance(part.content, TextContent) and part.weight > 0
+        if query.ranking == "text" and not is_wanted_text:
+            raise InvalidArgumentError(
+                f"parts[{number}]",
+                "cannot be ranked by text, which takes texts of positive weight; rank by vector, or by both.",
+            )
+        if isinstance(part.content, TextContent) and part.weight > 0:
+            wanted.append(part.content.text)
+    if not wanted:
+        raise InvalidArgumentError(
+            "parts", "hold no text of positive weight, whose words both rankings could be joined by; rank by vector."
+        )
+    return " ".join(wanted)
 
 
 def _check(query: Query, limit: int, limits: Limits) -> None:

@@ -125,7 +125,12 @@ class FakeServer(
         self._received(request, context)
         ids = sorted(self.items)[: request.limit or 10]
         hits = [
-            search_pb2.Hit(id=each, score=0.31 - 0.01 * rank, attributes=self.items[each].attributes)
+            search_pb2.Hit(
+                id=each,
+                score=0.31 - 0.01 * rank,
+                relevance=1 / (rank + 60) if request.ranking == search_pb2.RANKING_FUSED else None,
+                attributes=self.items[each].attributes,
+            )
             for rank, each in enumerate(ids)
         ]
         return search_pb2.SearchResponse(hits=hits, sequence=self._sequence, space_id=SPACE)
@@ -180,8 +185,13 @@ class FakeServer(
     def Delete(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
         """Delete what is there."""
         self._received(request, context)
-        deleted = sum(self.items.pop(each, None) is not None for each in request.ids.ids)
+        ids = self._matching(request.filter) if request.HasField("filter") else request.ids.ids
+        deleted = sum(self.items.pop(each, None) is not None for each in ids)
         return index_pb2.DeleteResponse(deleted=deleted, sequence=self.sequence())
+
+    def _matching(self, filter_: Any) -> list[str]:
+        """Give the ids that a filter allows; this server knows one condition, that an attribute exists."""
+        return sorted(each for each, item in self.items.items() if filter_.exists.attribute in item.attributes)
 
     def _stored_item(self, item: Any, *, vector: bool) -> Any:
         return item_pb2.StoredItem(
@@ -205,7 +215,7 @@ class FakeServer(
     def ListItems(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
         """Give a page; the token is the position of the next one."""
         self._received(request, context)
-        ids = sorted(self.items)
+        ids = self._matching(request.filter) if request.HasField("filter") else sorted(self.items)
         start = int(request.page_token or 0)
         end = start + (request.page_size or 100)
         items = [self._stored_item(self.items[each], vector=False) for each in ids[start:end]]

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from google.rpc import code_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
+from clip_search.cli import main
 from clip_search.v1 import embedding_pb2, index_pb2, item_pb2, search_pb2
 from tests.unit.client.conftest import Program
 from tests.unit.client.fake_server import FakeServer
@@ -63,6 +65,8 @@ def test_search_document(server: FakeServer, program: Program) -> None:
         "query": {
             "parts": [{"text": "dog", "weight": 1.0}, {"text": "cat", "weight": -0.5}],
             "limit": 10,
+            "filter": None,
+            "ranking": "vector",
             "exact": False,
             "min_score": None,
         },
@@ -304,6 +308,73 @@ def test_delete_tells_how_many_were_there(server: FakeServer, program: Program) 
     assert program("delete", "a", "missing").stdout == "1 deleted\n"
     assert program.document("delete", "b") == {"deleted": 1, "sequence": 2}
     assert server.items == {}
+
+
+def test_delete_by_filter_asks_first(server: FakeServer, program: Program) -> None:
+    """It shows how many and which, and deletes nothing without a yes."""
+    for at in range(7):
+        put(server, f"tagged {at}", tag="x")
+    put(server, "other")
+    arguments = ["--server", program.address, "delete", "--filter", "tag exists"]
+    for answer in ("n\n", ""):
+        asked = CliRunner().invoke(main, arguments, input=answer)
+        assert asked.exit_code == 1
+        assert "7 items match tag exists" in asked.stderr
+        assert "  tagged 4\n  …\n" in asked.stderr
+        assert len(server.items) == 8
+    assert CliRunner().invoke(main, arguments, input="y\n").stdout == "7 deleted\n"
+    assert list(server.items) == ["other"]
+
+
+def test_delete_by_filter_with_yes_does_not_ask(server: FakeServer, program: Program) -> None:
+    """Scripts say `--yes`; with `--json`, which cannot ask, it is needed."""
+    put(server, "a", tag="x")
+    refused = program("--json", "delete", "--filter", "tag exists")
+    assert (refused.exit_code, json.loads(refused.stderr)["error"]["code"]) == (2, "USAGE")
+    assert program.document("delete", "--filter", "tag exists", "--yes") == {"deleted": 1, "sequence": 1}
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "--filter", "tag exists"]])
+def test_delete_takes_ids_or_a_filter(program: Program, arguments: list[str]) -> None:
+    """Nothing to delete, and two ways of saying it, are wrong usage."""
+    result = program("delete", *arguments)
+    assert result.exit_code == 2
+    assert "either ids, or --filter" in result.stderr
+
+
+def test_filters_reach_the_server(server: FakeServer, program: Program) -> None:
+    """`search` and `list` send what `--filter` says, and the search's document repeats it."""
+    put(server, "a", tag="x")
+    put(server, "b")
+    assert program("list", "--filter", "tag exists").stdout == "a\n"
+    document = program.document("search", "dog", "--filter", "year>=2020  and not tag in (dog,'a cat')")
+    assert document["query"]["filter"] == 'year >= 2020 and not tag in (dog, "a cat")'
+    sent = server.last(search_pb2.SearchRequest).filter.all_of.filters
+    assert sent[0].range.at_least.int_value == 2020
+    assert [value.string_value for value in sent[1].negation.in_set.values] == ["dog", "a cat"]
+    program.document("search", "dog")
+    assert not server.last(search_pb2.SearchRequest).HasField("filter")
+
+
+@pytest.mark.parametrize("command", [["search", "dog"], ["list"], ["delete"]])
+def test_a_filter_that_is_none_is_shown_with_its_place(program: Program, command: list[str]) -> None:
+    """The caret stands below the character at fault, and the exit code is that of wrong usage."""
+    result = program(*command, "--filter", "year >= 2020 und tag = dog")
+    assert result.exit_code == 2
+    assert "year >= 2020 und tag = dog\n               ^" in result.stderr
+    assert "expected `and`, `or` or the end, not 'und'" in result.stderr
+
+
+def test_a_fused_ranking_shows_its_relevance(server: FakeServer, program: Program) -> None:
+    """What hits are ordered by has a column and a key of its own, which other rankings lack."""
+    put(server, "a")
+    assert "relevance" not in program("search", "dog").stdout
+    rows = [line.split() for line in program("search", "dog", "--ranking", "fused").stdout.splitlines()]
+    assert (rows[0], rows[2]) == (["rank", "relevance", "score", "id"], ["1", "0.01667", "0.3100", "a"])
+    (hit,) = program.document("search", "dog", "--ranking", "fused")["hits"]
+    assert hit["relevance"] == 0.0166667
+    program("search", "dog", "--ranking", "text")
+    assert server.last(search_pb2.SearchRequest).ranking == search_pb2.RANKING_TEXT
 
 
 # ── the server ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -34,7 +34,9 @@ def _fill(collection: Collection) -> None:
     for first in range(0, 256, 64):
         collection.upsert(
             [
-                Record(f"item {at}", VECTORS[at], b"{}", f"text {at}", b"picture" if at % 3 else b"", b"digest")
+                Record(
+                    f"item {at}", VECTORS[at], {"number": at}, f"text {at}", b"picture" if at % 3 else b"", b"digest"
+                )
                 for at in range(first, first + 64)
             ]
         )

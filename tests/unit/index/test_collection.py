@@ -6,7 +6,7 @@ import pytest
 
 import clip_search_server.index
 from clip_search_server.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError, UnavailableError
-from clip_search_server.index import Collection, IndexSettings, Record
+from clip_search_server.index import Collection, Exists, IndexSettings, Record, Search
 from clip_search_server.index.segment import SegmentEngine
 from clip_search_server.index.types import FloatArray
 from tests.unit.index.conftest import OpenCollection
@@ -77,7 +77,7 @@ def test_of_the_same_id_twice_the_last_wins(open_collection: OpenCollection) -> 
         (Record("new", np.full(DIM, np.nan, dtype=np.float32)), "vector"),
         (Record("new", np.full(DIM, np.inf, dtype=np.float32)), "vector"),
         (Record("new", np.zeros(DIM, dtype=np.float32)), "vector"),
-        (Record("new", VECTORS[0], attributes=bytes(131_073)), "attributes"),
+        (Record("new", VECTORS[0], attributes={"a": "x" * 16_384}), "attributes"),
         (Record("new", VECTORS[0], text="x" * 32_769), "text"),
         (Record("new", VECTORS[0], text="\ud800"), "text"),
         (Record("new", VECTORS[0], thumbnail=bytes(262_145)), "thumbnail"),
@@ -106,11 +106,11 @@ def test_a_record_that_has_nothing_to_keep_never_fails_its_neighbours(open_colle
 def test_a_record_without_a_vector_keeps_the_present_one(open_collection: OpenCollection) -> None:
     """Attributes change, the vector and its place in the searches do not."""
     collection = open_collection()
-    collection.upsert([Record("a", VECTORS[0], b"old")])
-    collection.upsert([Record("a", None, b"new")])
+    collection.upsert([Record("a", VECTORS[0], {"state": "old"})])
+    collection.upsert([Record("a", None, {"state": "new"})])
     [item] = collection.get(["a"])
     assert item is not None
-    assert item.attributes == b"new"
+    assert item.attributes == {"state": "new"}
     assert np.array_equal(item.vector, VECTORS[0])
     assert collection.stats().tail_row_count == 1
 
@@ -335,6 +335,9 @@ def test_a_closed_collection_answers_unavailable(open_collection: OpenCollection
         lambda: collection.get(["item 0000"]),
         lambda: collection.list_items(limit=1),
         lambda: collection.search(QUERY, limit=1),
+        lambda: collection.find(Search(QUERY, limit=1)),
+        lambda: collection.count(Exists("a")),
+        lambda: collection.delete_matching(Exists("a")),
         collection.snapshot,
     ):
         with pytest.raises(UnavailableError, match="closed"):
@@ -370,6 +373,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
         ({"segments_max": 1}, "segments_max"),
         ({"dead_share_max": 1.0}, "dead_share_max"),
         ({"build_retry_seconds": 0.0}, "build_retry_seconds"),
+        ({"filter_exact_factor": 0.0}, "filter_exact_factor"),
     ):
         with pytest.raises(ValueError, match=rf"^{name}: must "):
             IndexSettings(**arguments)

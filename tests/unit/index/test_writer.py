@@ -8,7 +8,8 @@ import pytest
 from clip_search_server.errors import UnavailableError
 from clip_search_server.index import IndexSettings, Record
 from clip_search_server.index.schema import create_store
-from clip_search_server.index.store import Added, Change, Store, Transaction
+from clip_search_server.index.store import Store
+from clip_search_server.index.transaction import Added, Change, Transaction
 from clip_search_server.index.writer import GroupCommitWriter
 from tests.unit.index.support import DIM, SPACE, random_vectors, wait_until
 
