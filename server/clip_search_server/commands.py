@@ -6,12 +6,12 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from clip_search_server.errors import ClipSearchError
-from clip_search_server.index import IndexSettings
+from clip_search_server.index import EngineChoice, IndexSettings
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.server import ServerOptions
 from clip_search_server.rpc.server import serve as run_server
@@ -31,10 +31,17 @@ def _limit_options(command: F) -> F:
     return command
 
 
-def _index_settings(limits: Limits, *, durability: Any, tail_rows_max: int) -> IndexSettings:  # noqa: ANN401 - a choice
+def _index_settings(
+    limits: Limits,
+    *,
+    durability: Any,  # noqa: ANN401 - a choice
+    engine: Any,  # noqa: ANN401 - likewise
+    tail_rows_max: int,
+) -> IndexSettings:
     """Return settings whose own limits are never the narrower ones."""
     return IndexSettings(
         durability=durability,
+        engine=engine,
         tail_rows_max=tail_rows_max,
         id_bytes_max=limits.id_bytes_max,
         text_characters_max=limits.text_chars_max,
@@ -68,6 +75,13 @@ def _index_settings(limits: Limits, *, durability: Any, tail_rows_max: int) -> I
     help="Sync the disk before each acknowledgement, or once a second.",
 )
 @click.option(
+    "--engine",
+    type=click.Choice(get_args(EngineChoice)),
+    default=IndexSettings().engine,
+    show_default=True,
+    help="What builds new index segments; auto takes the first that is installed.",
+)
+@click.option(
     "--segment-rows",
     type=click.IntRange(min=16),
     default=IndexSettings().tail_rows_max,
@@ -94,6 +108,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     device: Any,  # noqa: ANN401 - click hands over one of the choices
     precision: Any,  # noqa: ANN401 - likewise
     durability: Any,  # noqa: ANN401 - likewise
+    engine: Any,  # noqa: ANN401 - likewise
     segment_rows: int,
     snapshot_interval_seconds: float,
     drain_seconds: float,
@@ -119,7 +134,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         insecure=insecure,
         drain_seconds=drain_seconds,
         snapshot_interval_seconds=snapshot_interval_seconds,
-        index=_index_settings(limits, durability=durability, tail_rows_max=segment_rows),
+        index=_index_settings(limits, durability=durability, engine=engine, tail_rows_max=segment_rows),
         limits=limits,
     )
     try:

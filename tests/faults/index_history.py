@@ -14,9 +14,7 @@ DIM = 16
 SPACE = "space-of-the-victims"
 WRITERS = 2
 OPERATIONS = 40  # a writer and round; the victim then waits to be killed
-SETTINGS = IndexSettings(
-    tail_rows_max=24, segments_max=3, throttle_seconds_max=15.0, checkpoint_pages=40, ef_search=400
-)
+SETTINGS = IndexSettings(tail_rows_max=24, segments_max=3, throttle_seconds_max=15.0, checkpoint_pages=40, ef_min=400)
 
 _IDS = 150  # a writer
 _SNAPSHOT_EVERY = 7

@@ -7,6 +7,7 @@ point. Knows nothing of graphs and towers.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -25,10 +26,13 @@ from clip_search_export.quantization.schemes import (
     static_range,
 )
 
-__all__ = ["OUTPUT", "Planned", "Products", "plan_of", "plan_products", "without_worst"]
+__all__ = ["OUTPUT", "Divisors", "Planned", "Products", "plan_of", "plan_products", "without_worst"]
 
 Products = Mapping[str, npt.NDArray[np.floating]]
 """The weight of each product by its name in the graph: (inputs, outputs), or (outputs, inputs, kernel, kernel)."""
+
+Divisors = Mapping[str, npt.NDArray[np.floating]]
+"""What each channel that enters a product is divided by, shape (inputs,), by the product's name."""
 
 OUTPUT: Final = ".output"
 """What is added to a convolution's name for the samples of what leaves it."""
@@ -51,9 +55,17 @@ class Planned:
     error: float
 
 
-def plan_products(products: Products, samples: Mapping[str, SiteSamples]) -> list[Planned]:
-    """Return a scheme for every product, the one with the largest error first."""
-    planned = [_plan_product(site, weight, samples) for site, weight in products.items()]
+def plan_products(
+    products: Products, samples: Mapping[str, SiteSamples], divisors: Divisors = MappingProxyType({})
+) -> list[Planned]:
+    """Return a scheme for every product, the one with the largest error first.
+
+    Args:
+        products: the weights.
+        samples: what was seen to enter them.
+        divisors: what smoothing divides the channels by that enter a product, and multiplies its weight's rows by.
+    """
+    planned = [_plan_product(site, weight, samples, divisors.get(site)) for site, weight in products.items()]
     return sorted(planned, key=lambda one: (-one.error, one.site))
 
 
@@ -67,13 +79,20 @@ def without_worst(planned: list[Planned]) -> list[Planned]:
     return planned[max(1, len(planned) // 8) :]
 
 
-def _plan_product(site: str, weight: npt.NDArray[np.floating], samples: Mapping[str, SiteSamples]) -> Planned:
+def _plan_product(
+    site: str,
+    weight: npt.NDArray[np.floating],
+    samples: Mapping[str, SiteSamples],
+    divisors: npt.NDArray[np.floating] | None,
+) -> Planned:
     if weight.ndim > _MATRIX:
         return _plan_convolution(site, weight, samples[site], samples[f"{site}{OUTPUT}"])
     if site not in samples:
         # Bytes come as they are.
         return Planned(site, Static(1 / MIDDLE, MIDDLE), _noise(_rounded(weight, axis=1), weight))
     seen = samples[site]
+    if divisors is not None:
+        seen, weight = seen.divided(divisors), weight * divisors[:, None]
     static = _widened(seen)
     static_error = _product_error(seen.rows, weight, static)
     token_error = _product_error(seen.rows, weight, PerToken())

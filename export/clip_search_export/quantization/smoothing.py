@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_search_export.quantization.calibration import SiteSamples
+from clip_search_export.quantization.planning import Divisors
 from clip_search_export.weights import Array, LayerNorm, Linear, Transformer, TransformerBlock
 
 __all__ = ["smooth_transformer"]
@@ -28,10 +29,8 @@ _SMALLEST = 1e-5
 _REACH = 1e3
 """_Divisors stay within this factor of their mean, so that a channel that was silent does not explode."""
 
-_Divisors = Mapping[str, Array]
 
-
-def smooth_transformer(transformer: Transformer, samples: Mapping[str, SiteSamples]) -> tuple[Transformer, _Divisors]:
+def smooth_transformer(transformer: Transformer, samples: Mapping[str, SiteSamples]) -> tuple[Transformer, Divisors]:
     """Return an equal transformer whose activations are more even.
 
     Args:

@@ -5,7 +5,7 @@ error goes back to floating point, an eighth of them at a time, until the target
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, TypeAlias
@@ -20,7 +20,7 @@ from clip_search_export.hub_cache import Progress
 from clip_search_export.parity import PROVIDER, Embeddings, measure_parity, open_session
 from clip_search_export.precision import FP16_STORED, FP32, Precision
 from clip_search_export.quantization.calibration import Feed, SiteSamples, calibrate
-from clip_search_export.quantization.planning import Products, plan_of, plan_products, without_worst
+from clip_search_export.quantization.planning import Divisors, Products, plan_of, plan_products, without_worst
 from clip_search_export.quantization.samples import Samples
 from clip_search_export.quantization.schemes import FLOAT, Plan
 from clip_search_export.quantization.smoothing import smooth_transformer
@@ -51,7 +51,7 @@ class Gates:
 GATES: Final = Gates()
 
 _REFERENCE: Final = "FP32 graph"
-_PICTURES_AT_ONCE = 4
+_PICTURES_AT_ONCE = 2
 _NEAREST = 10
 
 _Tower: TypeAlias = ImageTower | TextTower
@@ -142,8 +142,9 @@ def _quantize(  # noqa: PLR0917 - the parts of one tower
         products = author(exact_path, tower, FP32, FLOAT, True)
         samples = calibrate(exact_path, feeds)
         exact = _embed(exact_path, held_out)
-    smoothed, samples, products = _smooth(tower, samples, products)
-    planned = plan_products(products, samples)
+    smoothed, divisors = _smooth(tower, samples)
+    planned = plan_products(products, samples, divisors)
+    del products, samples
     total = len(planned)
     while True:
         progress(f"authoring the {name} tower with {len(planned)} of {total} products in 8 bits")
@@ -161,17 +162,12 @@ def _quantize(  # noqa: PLR0917 - the parts of one tower
     return _Judged(parity, exact, quantized)
 
 
-def _smooth(
-    tower: _Tower, samples: dict[str, SiteSamples], products: Products
-) -> tuple[_Tower, dict[str, SiteSamples], Products]:
-    """Return the tower smoothed, and what was seen and the weights as they are in it."""
+def _smooth(tower: _Tower, samples: Mapping[str, SiteSamples]) -> tuple[_Tower, Divisors]:
+    """Return the tower smoothed, and what the channels that enter its products are now divided by."""
     if isinstance(tower, ModifiedResNet):
-        return tower, samples, products
+        return tower, {}
     transformer, divisors = smooth_transformer(tower.transformer, samples)
-    smoothed: _Tower = dataclasses.replace(tower, transformer=transformer)
-    moved = {site: samples[site].divided(divisor) for site, divisor in divisors.items()}
-    weights = {site: products[site] * divisor[:, None] for site, divisor in divisors.items()}
-    return smoothed, samples | moved, {**products, **weights}
+    return dataclasses.replace(tower, transformer=transformer), divisors
 
 
 def _embed(path: Path, feeds: Sequence[Feed]) -> Embeddings:

@@ -16,7 +16,9 @@ What happens to a write, and which file it lives in:
     tail.py          the newest vectors, scanned exactly
     sealing.py       one thread; turns the tail into segments, merges small ones, rebuilds those with many dead rows
     sealed.py        a segment's nodes joined to items: labels, ids, deaths
-    segment.py       the protocol of an engine; hnsw_segment.py is the one for hnswlib
+    segment.py       the protocol of an engine; hnswlib_segment.py, faiss_segment.py and usearch_segment.py keep it
+    engines.py       which engine builds, which load
+    tuning.py        how far a search of a segment must look to find what it should, asked what recent_queries.py keeps
     generations.py   manifests that name segment files (segment_files.py, entries.py; files.py makes files durable)
     finder.py        answers searches: a state of the store and a view, both of one moment
     filtered.py      the nearest of those that are allowed
@@ -77,7 +79,7 @@ from clip_search_server.index.filters import (
     OneOf,
     Range,
 )
-from clip_search_server.index.settings import IndexSettings
+from clip_search_server.index.settings import EngineChoice, IndexSettings
 from clip_search_server.index.types import (
     CollectionStats,
     DeleteOutcome,
@@ -106,6 +108,7 @@ __all__ = [
     "Condition",
     "DataFolder",
     "DeleteOutcome",
+    "EngineChoice",
     "Equals",
     "Exists",
     "Filter",

@@ -22,10 +22,10 @@ from clip_search_server.errors import ClipSearchError, DataLossError, FailedPrec
 from clip_search_server.index import page_checksums
 from clip_search_server.index.damage import Report
 from clip_search_server.index.derived import find_damage
+from clip_search_server.index.engines import EngineMissingError, Engines, chosen_engine
 from clip_search_server.index.entries import KINDS, SegmentEntry
 from clip_search_server.index.findings import REBUILD, RESTORE, WRITE_AGAIN, CollectionReport
 from clip_search_server.index.generations import Generations, Manifest
-from clip_search_server.index.hnsw_segment import HnswEngine
 from clip_search_server.index.lock import FolderLock
 from clip_search_server.index.offline import QuietReader, connect_quietly
 from clip_search_server.index.rows import crc_of
@@ -196,7 +196,11 @@ class CollectionCheck:
         if damaged:
             return None
         try:
-            return load_segment(folder, entry, HnswEngine(self._settings), dim=dim)
+            engines = Engines(chosen_engine(self._settings, self._report), self._settings)
+            return load_segment(folder, entry, engines, dim=dim, settings=self._settings)
+        except EngineMissingError as error:
+            self._result.notes.append(f"the graph of segment {entry.name} was not looked at: {error}")
+            return None
         except DataLossError as error:
             self._result.add(folder / entry.name, error, REBUILD)
             return None

@@ -11,22 +11,25 @@ import numpy.typing as npt
 
 from clip_search_server.errors import DataLossError, ResourceExhaustedError, UnavailableError
 from clip_search_server.index.damage import DamageLog, Report
+from clip_search_server.index.engines import Engines, chosen_engine
 from clip_search_server.index.files import folder_bytes, make_folder
 from clip_search_server.index.filters import Filter, check_filter
 from clip_search_server.index.finder import Finder
 from clip_search_server.index.generations import Generations
-from clip_search_server.index.hnsw_segment import HnswEngine
 from clip_search_server.index.lock import FolderLock
 from clip_search_server.index.reader import StoreReader
+from clip_search_server.index.recent_queries import RecentQueries
 from clip_search_server.index.recovery import Recovery
 from clip_search_server.index.schema import Identity, identity_of, read_identity, store_path
 from clip_search_server.index.scoring import unit_vector
+from clip_search_server.index.sealed import SealedPart
 from clip_search_server.index.sealing import Builder
 from clip_search_server.index.segment import SegmentEngine
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.state import State
 from clip_search_server.index.store import Store
 from clip_search_server.index.transaction import Change, Transaction
+from clip_search_server.index.tuning import QuerySource
 from clip_search_server.index.types import (
     CollectionStats,
     DeleteOutcome,
@@ -70,6 +73,7 @@ class Collection:
         generations: Generations,
         engine: SegmentEngine,
         state: State,
+        recent_queries: QuerySource | None,
         damage: DamageLog,
         report: Report,
     ) -> None:
@@ -80,12 +84,21 @@ class Collection:
         self._reader = reader
         self._generations = generations
         self._state = state
-        self._finder = Finder(state, reader, settings, identity.dim)
+        self._recent = RecentQueries(identity.dim)
+        self._finder = Finder(state, reader, settings, self._recent, dim=identity.dim)
         self._damage = damage
         self._closed = False
         self._publishing = threading.Lock()
         self._writer = GroupCommitWriter(store, self._follow, settings)
-        self._builder = Builder(state, generations, self._publish, engine=engine, settings=settings, report=report)
+        self._builder = Builder(
+            state,
+            generations,
+            self._publish,
+            engine=engine,
+            settings=settings,
+            recent_queries=recent_queries or self._recent.newest,
+            report=report,
+        )
         self._builder.wake_if_needed()
 
     @classmethod
@@ -98,6 +111,7 @@ class Collection:
         settings: IndexSettings | None = None,
         progress: Report = _say_nothing,
         engine: SegmentEngine | None = None,
+        recent_queries: QuerySource | None = None,
     ) -> "Collection":
         """Create or recover the collection in `directory`; return when it can serve.
 
@@ -107,15 +121,19 @@ class Collection:
             space_id: what makes vectors comparable; recorded at creation.
             settings: limits and knobs; the defaults are for a server.
             progress: told, from any thread, of long work, damage and background failures, a line each.
-            engine: makes the segments; hnswlib by default.
+            engine: makes the segments; by default the one that the settings choose.
+            recent_queries: asked, from any thread, for queries that new segments are to answer well; by default those
+                that the collection was asked itself.
 
         Raises:
             SpaceMismatchError: the folder holds vectors of another space or dimension; nothing was changed.
-            FailedPreconditionError: another process has it open, or a newer release wrote it; nothing was changed.
+            FailedPreconditionError: another process has it open, a newer release wrote it, or the chosen engine is not
+                installed; nothing was changed.
             DataLossError: the store itself is damaged or missing beside its generations.
             UnavailableError: the disk refuses.
         """
         settings = settings or IndexSettings()
+        engine = engine or chosen_engine(settings, progress)
         try:
             with contextlib.ExitStack() as undo:
                 make_folder(directory)
@@ -129,8 +147,10 @@ class Collection:
                 reader = StoreReader(store.path, dim=dim)
                 undo.callback(reader.close)
                 damage = DamageLog(progress)
-                engine = engine or HnswEngine(settings)
-                recovery = Recovery(store, reader, generations, engine, damage=damage, report=progress)
+                engines = Engines(engine, settings)
+                recovery = Recovery(
+                    store, reader, generations, engines, settings=settings, damage=damage, report=progress
+                )
                 collection = cls(
                     identity,
                     settings,
@@ -140,6 +160,7 @@ class Collection:
                     generations=generations,
                     engine=engine,
                     state=recovery.run(dim),
+                    recent_queries=recent_queries,
                     damage=damage,
                     report=progress,
                 )
@@ -336,7 +357,9 @@ class Collection:
             raise UnavailableError("the collection is closed")
         window = check_window(limit, offset, self._settings.search_window_max)
         view = self._state.view
-        hits = view.nearest(unit_vector(query, self.dim, "query"), window, exact=exact)[offset:]
+        vector = unit_vector(query, self.dim, "query")
+        self._recent.note(vector)
+        hits = view.nearest(vector, window, exact=exact)[offset:]
         if min_score is not None:
             hits = [hit for hit in hits if hit.score >= min_score]
         return SearchOutcome(tuple(hits), view.sequence)
@@ -362,10 +385,7 @@ class Collection:
             item_count=view.item_count,
             sequence=view.sequence,
             tail_row_count=view.tail.row_count,
-            segments=tuple(
-                SegmentStats(part.entry.name, part.row_count, live, part.segment.node_count, part.entry.file_bytes)
-                for part, live in zip(view.parts, view.live_counts, strict=True)
-            ),
+            segments=tuple(_stats_of(part, live) for part, live in zip(view.parts, view.live_counts, strict=True)),
             generation=self._generations.newest(),
             disk_bytes=folder_bytes(self._store.path.parent),
             memory_bytes=sum(part.entry.file_bytes for part in view.parts) + view.tail.vectors.nbytes,
@@ -428,3 +448,17 @@ class Collection:
         except DataLossError as error:
             self._damage.note(error)
             raise
+
+
+def _stats_of(part: SealedPart, live_count: int) -> SegmentStats:
+    entry = part.entry
+    return SegmentStats(
+        entry.name,
+        part.row_count,
+        live_count,
+        part.segment.node_count,
+        entry.file_bytes,
+        engine=entry.engine,
+        ef=part.ef,
+        recall=None if entry.tuning is None else entry.tuning.recall,
+    )

@@ -14,8 +14,23 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """How a segment is searched, and what that was measured to give.
+
+    Attributes:
+        ef: candidates that a search considers.
+        recall: share of the true ten nearest that samples found with it; the worst kind of sample counts.
+        recall_target: what it was chosen for.
+    """
+
+    ef: int
+    recall: float
+    recall_target: float
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentEntry:
-    """A segment as a manifest names it: `files` has one entry for each of `KINDS`."""
+    """A segment as a manifest names it: `files` has one entry for each of `KINDS`; `tuning` is None until measured."""
 
     name: str
     engine: str
@@ -23,6 +38,7 @@ class SegmentEntry:
     row_count: int
     node_count: int
     files: dict[str, FileEntry]
+    tuning: Tuning | None = None
 
     @property
     def file_bytes(self) -> int:

@@ -17,6 +17,7 @@ from clip_search_server.index.filtered import nearest_of, nearest_tested
 from clip_search_server.index.filters import Filter, matches
 from clip_search_server.index.fusion import fuse
 from clip_search_server.index.reader import StoreReader
+from clip_search_server.index.recent_queries import RecentQueries
 from clip_search_server.index.scoring import cosines, unit_vector
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.state import State
@@ -53,10 +54,13 @@ class _Ranked:
 class Finder:
     """Finds items of one collection; safe from any thread."""
 
-    def __init__(self, state: State, reader: StoreReader, settings: IndexSettings, dim: int) -> None:
+    def __init__(
+        self, state: State, reader: StoreReader, settings: IndexSettings, recent: RecentQueries, *, dim: int
+    ) -> None:
         self._state = state
         self._reader = reader
         self._settings = settings
+        self._recent = recent
         self._dim = dim
 
     def find(self, search: Search) -> Found:
@@ -68,6 +72,7 @@ class Finder:
             UnavailableError: the collection is closed, or a committed write could not be shown.
         """
         query = unit_vector(search.query, self._dim, "query")
+        self._recent.note(query)
         with self._moment() as moment:
             match search.ranking:
                 case "vector":
@@ -130,7 +135,7 @@ class Finder:
             lambda labels: moment.state.matching_among(search.filter, labels),
             sequence=moment.sequence,
             exact=search.exact,
-            first_count=self._settings.ef_search,
+            first_count=self._settings.ef_min,
             candidates_max=max(self._settings.filter_candidates_max, count),
         )
 

@@ -6,7 +6,8 @@
     sequence        the store held at least this much, durably, when the manifest was written
     next_label      every label in these segments is below it
     item_count      items in the store at `sequence`
-    segments        [{name, engine, parameters, row_count, node_count, files: {graph, vectors, rows: {bytes, sha256}}}]
+    segments        [{name, engine, parameters, row_count, node_count, files: {graph, vectors, rows: {bytes, sha256}},
+                      tuning: {ef, recall, recall_target}}]; tuning is null or missing where none was measured
 
 A manifest is published after every segment it names. The two newest valid ones are kept: if the newest, or a file it
 names, turns out damaged, the one before still opens. Numbers only grow.
@@ -21,7 +22,7 @@ from typing import Any
 
 from clip_search_server.errors import DataLossError
 from clip_search_server.index.checked_json import read_checked, write_checked
-from clip_search_server.index.entries import FileEntry, SegmentEntry
+from clip_search_server.index.entries import FileEntry, SegmentEntry, Tuning
 from clip_search_server.index.files import remove_temporaries, sync_folder
 from clip_search_server.index.schema import FORMAT_VERSION, METRIC, Identity
 from clip_search_server.index.types import Generation
@@ -196,4 +197,5 @@ def _manifest_from(body: dict[str, Any]) -> Manifest:
 
 def _entry_from(entry: dict[str, Any]) -> SegmentEntry:
     files = {kind: FileEntry(**file) for kind, file in entry["files"].items()}
-    return SegmentEntry(**{**entry, "files": files})
+    tuning = entry.get("tuning")
+    return SegmentEntry(**{**entry, "files": files, "tuning": None if tuning is None else Tuning(**tuning)})

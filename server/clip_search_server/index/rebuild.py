@@ -16,10 +16,10 @@ from clip_search_server.errors import ClipSearchError, DataLossError, NotFoundEr
 from clip_search_server.index.catalog_file import catalog_path, read_catalog
 from clip_search_server.index.damage import DamageLog, Report
 from clip_search_server.index.data_folder import DataFolder
+from clip_search_server.index.engines import Engines, chosen_engine
 from clip_search_server.index.entries import SegmentEntry
 from clip_search_server.index.files import make_folder, sync_folder
 from clip_search_server.index.generations import Generations, Manifest
-from clip_search_server.index.hnsw_segment import HnswEngine
 from clip_search_server.index.lock import FolderLock
 from clip_search_server.index.offline import require_data_folder
 from clip_search_server.index.reader import StoreReader
@@ -30,6 +30,7 @@ from clip_search_server.index.segment import SegmentEngine
 from clip_search_server.index.segment_files import write_segment
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.store import Store
+from clip_search_server.index.tuning import no_queries, tune
 
 _SECONDS_PER_REPORT = 5.0
 
@@ -87,7 +88,7 @@ def rebuild_collection(
         UnavailableError: the disk refuses; the old generation is still there.
     """
     settings = settings or IndexSettings()
-    engine = engine or HnswEngine(settings)
+    engine = engine or chosen_engine(settings, report)
     damage = DamageLog(report)
     try:
         with contextlib.ExitStack() as undo:
@@ -104,15 +105,16 @@ def rebuild_collection(
             with store.transaction() as transaction:
                 transaction.remake_derived()
             catch_up(store, generations, _readable(generations, report), damage)
-            view = (
-                Recovery(store, reader, generations, engine, damage=damage, report=report).run_anew(identity.dim).view
-            )
+            engines = Engines(engine, settings)
+            recovery = Recovery(store, reader, generations, engines, settings=settings, damage=damage, report=report)
+            view = recovery.run_anew(identity.dim).view
             report(f"building a graph of {view.tail.row_count:,} rows")
             rows = gather(view, Job(view.tail.row_count, ())) if view.tail.row_count else None
             segments: tuple[SegmentEntry, ...] = ()
             if rows is not None:
                 segment = engine.build(rows.vectors, _never(report))
-                segments = (write_segment(generations.segment_folder, rows, segment, engine).entry,)
+                tuning = tune(segment, rows.vectors, no_queries(), settings)
+                segments = (write_segment(generations.segment_folder, rows, segment, engine, tuning).entry,)
             made = generations.publish(
                 segments, sequence=view.sequence, next_label=store.next_label, item_count=view.item_count
             )

@@ -6,7 +6,8 @@
    its digest check before anything reads it.
 3. What the store lists as alive is alive; every other row of the segments is dead.
 4. Live rows that no loaded segment holds are read from the store into the tail. With no usable generation that is all
-   of them: the graphs are then built anew, in the background, while the tail answers exactly.
+   of them: the graphs are then built anew, in the background, while the tail answers exactly. The same happens to a
+   segment whose engine is not installed any more; that is reported, and is no damage.
 """
 
 import contextlib
@@ -16,11 +17,12 @@ import numpy as np
 
 from clip_search_server.errors import DataLossError
 from clip_search_server.index.damage import DamageLog, Report
+from clip_search_server.index.engines import EngineMissingError, Engines
 from clip_search_server.index.generations import Generations, Manifest
 from clip_search_server.index.reader import StoreReader
 from clip_search_server.index.sealed import SealedPart
-from clip_search_server.index.segment import SegmentEngine
 from clip_search_server.index.segment_files import load_segment
+from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.state import State
 from clip_search_server.index.store import Store
 from clip_search_server.index.tail import Tail
@@ -36,7 +38,8 @@ class Recovery:
         store: the source of truth, open for writing; its counters may be raised.
         reader: reads of the same store.
         generations: what was published before.
-        engine: loads the graphs.
+        engines: load the graphs.
+        settings: what segments that record no tuning for them are tuned to.
         damage: is told of everything that fails a check.
         report: is told how far long work has come.
     """
@@ -46,18 +49,20 @@ class Recovery:
         store: Store,
         reader: StoreReader,
         generations: Generations,
-        engine: SegmentEngine,
+        engines: Engines,
         *,
+        settings: IndexSettings,
         damage: DamageLog,
         report: Report,
     ) -> None:
         self._store = store
         self._reader = reader
         self._generations = generations
-        self._engine = engine
+        self._engines = engines
+        self._settings = settings
         self._damage = damage
         self._report = report
-        self._loaded: dict[str, SealedPart | None] = {}  # None: damaged
+        self._loaded: dict[str, SealedPart | None] = {}  # None: cannot be loaded
 
     def run(self, dim: int) -> State:
         """Return the state that equals the store."""
@@ -95,7 +100,7 @@ class Recovery:
             parts = self._parts_of(manifest, dim)
             if len(parts) == len(manifest.segments):
                 return parts
-            self._report(f"generation {manifest.number} is damaged; trying the one before")
+            self._report(f"generation {manifest.number} does not load whole; trying the one before")
             best = max(best, parts, key=lambda candidate: sum(part.row_count for part in candidate))
         return best
 
@@ -105,10 +110,14 @@ class Recovery:
                 continue
             try:
                 self._report(f"loading segment {entry.name} ({entry.row_count} rows)")
-                part = load_segment(self._generations.segment_folder, entry, self._engine, dim=dim)
-                self._loaded[entry.name] = part
+                self._loaded[entry.name] = load_segment(
+                    self._generations.segment_folder, entry, self._engines, dim=dim, settings=self._settings
+                )
             except DataLossError as error:
                 self._damage.note(error)
+                self._loaded[entry.name] = None
+            except EngineMissingError as error:
+                self._report(f"segment {entry.name} is built anew from the store: {error}")
                 self._loaded[entry.name] = None
         found = (self._loaded[entry.name] for entry in manifest.segments)
         return [part for part in found if part is not None]

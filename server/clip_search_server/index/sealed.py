@@ -24,6 +24,10 @@ _GRAPH_SHARE_MAX = 0.5
 _OVERFETCH = 1.2
 _OVERFETCH_LEAST = 8
 _WIDENING = 4
+# `ef` is tuned for the ten nearest; a wider window considers in proportion to what it asks for.
+_EXPLORED_SHARE = 2
+# For a segment that nobody has tuned (tuning.py).
+_EF_UNTUNED = 128
 
 
 class IdTable:
@@ -53,7 +57,7 @@ class SealedRows:
 
     Attributes:
         labels: int64 (rows,), ascending.
-        nodes: int64 (rows,), the vector of each row; numbered by first appearance.
+        nodes: int64 (rows,), the vector of each row. A node whose rows were all dead may have none.
         ids: the id of each row.
         vectors: float32 (nodes, dim) of unit length, no two equal.
     """
@@ -85,6 +89,7 @@ class SealedPart:
         entry: how manifests name it.
         rows: labels, ids and vectors.
         segment: the engine's graph over `rows.vectors`.
+        ef: candidates that a search of it considers.
         died_at: int64 (rows,), the sequence each row died with, `NEVER` while it lives.
     """
 
@@ -93,8 +98,9 @@ class SealedPart:
         self.rows = rows
         self.segment = segment
         self.died_at = died_at
-        self._shared = len(rows.labels) != len(rows.vectors)
-        # Rows grouped by node; when no two rows share a vector, node n is row n and neither array is needed.
+        self.ef = _EF_UNTUNED if entry.tuning is None else entry.tuning.ef
+        self._shared = not np.array_equal(rows.nodes, np.arange(len(rows.vectors)))
+        # Rows grouped by node; where node n is row n, neither array is needed.
         empty = np.empty(0, dtype=np.int64)
         self._rows_by_node = np.argsort(rows.nodes, kind="stable") if self._shared else empty
         counts = np.bincount(rows.nodes, minlength=len(rows.vectors)) if self._shared else empty
@@ -112,6 +118,10 @@ class SealedPart:
     def live_rows(self, sequence: int) -> IntArray:
         """Return the rows alive at `sequence`."""
         return np.flatnonzero(self.died_at > sequence)
+
+    def labels_of(self, rows: IntArray) -> IntArray:  # (count,) -> (count,)
+        """Return the labels of these rows."""
+        return self.rows.labels[rows]
 
     def vectors_of(self, rows: IntArray) -> FloatArray:  # (count,) -> (count, dim)
         """Return the vectors of these rows."""
@@ -146,7 +156,7 @@ class SealedPart:
         """
         if node_count > self.segment.node_count * _GRAPH_SHARE_MAX:
             return None
-        nodes = self.segment.nearest(query, node_count)
+        nodes = self._walk(query, node_count)
         return None if nodes is None else self._rows_of(nodes)
 
     def scan_rows(self, query: FloatArray, rows: IntArray) -> FloatArray:  # (dim,), (count,) -> (count,)
@@ -162,7 +172,7 @@ class SealedPart:
             return np.empty(0, dtype=np.int64)
         asked = math.ceil(wanted * _OVERFETCH * self.row_count / live_count) + _OVERFETCH_LEAST
         while asked <= self.segment.node_count * _GRAPH_SHARE_MAX:
-            nodes = self.segment.nearest(query, asked)
+            nodes = self._walk(query, asked)
             if nodes is None:
                 return None
             rows = self._rows_of(nodes)
@@ -171,6 +181,9 @@ class SealedPart:
                 return rows
             asked *= _WIDENING
         return None
+
+    def _walk(self, query: FloatArray, node_count: int) -> IntArray | None:
+        return self.segment.nearest(query, node_count, max(self.ef, _EXPLORED_SHARE * node_count))
 
     def _from_scan(self, query: FloatArray, count: int, sequence: int) -> IntArray:
         scores = scan(self.rows.vectors, query)  # (nodes,)

@@ -1,7 +1,8 @@
 """The background thread that turns the tail into segments and keeps them few and fresh; knows nothing of SQLite.
 
 It copies live rows out of a view, builds and writes the new segment while readers and the writer go on, and swaps it
-in. One thing at a time, most urgent first: a full tail, segments with many dead rows, too many segments.
+in. One thing at a time, most urgent first: far too many segments, a full tail, segments with many dead rows, too many
+segments. Nothing is built twice for being merged: the largest of the merged graphs is copied and the rest inserted.
 """
 
 import threading
@@ -10,14 +11,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clip_search_server.errors import DataLossError
 from clip_search_server.index.damage import Report
 from clip_search_server.index.generations import Generations
 from clip_search_server.index.sealed import IdTable, SealedPart, SealedRows, share_vectors
-from clip_search_server.index.segment import BuildCancelledError, SegmentEngine
-from clip_search_server.index.segment_files import write_segment
+from clip_search_server.index.segment import BuildCancelledError, Segment, SegmentEngine
+from clip_search_server.index.segment_files import checked_file, write_segment
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.state import State
+from clip_search_server.index.tail import TailView
+from clip_search_server.index.tuning import QuerySource, tune
+from clip_search_server.index.types import FloatArray, IntArray
 from clip_search_server.index.view import View
+
+# Sealing goes before merging, so that the tail is free again soon; but not for ever: at this many times the bound the
+# tail has to wait, and with it ingest.
+_SEGMENTS_OVERRUN = 2
+# A graph is copied for a merge only while this share of the dead rows that would have it rebuilt is not reached.
+_COPIED_DEAD_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,8 @@ class Job:
 
 def next_job(view: View, settings: IndexSettings) -> Job | None:
     """Return the most urgent build, or None where all bounds hold."""
+    if len(view.parts) >= _SEGMENTS_OVERRUN * settings.segments_max:
+        return _merge(view, settings)
     if view.tail.row_count >= settings.tail_rows_max:
         return Job(view.tail.row_count, ())
     stale = tuple(
@@ -40,39 +53,73 @@ def next_job(view: View, settings: IndexSettings) -> Job | None:
     if stale:
         return Job(0, stale)
     if len(view.parts) > settings.segments_max:
-        # The smallest go together until half the bound is left, so that each merge buys room for several seals.
-        by_size = sorted(zip(view.live_counts, range(len(view.parts)), strict=True))
-        merged = by_size[: len(view.parts) - settings.segments_max // 2]
-        return Job(0, tuple(view.parts[at] for _count, at in merged))
+        return _merge(view, settings)
     return None
 
 
-def gather(view: View, job: Job) -> SealedRows | None:
-    """Return the job's live rows by ascending label, or None where there is none."""
-    labels = []
-    vectors = []
+def _merge(view: View, settings: IndexSettings) -> Job:
+    # The smallest go together until half the bound is left, so that each merge buys room for several seals.
+    by_size = sorted(zip(view.live_counts, range(len(view.parts)), strict=True))
+    merged = by_size[: len(view.parts) - settings.segments_max // 2]
+    return Job(0, tuple(view.parts[at] for _count, at in merged))
+
+
+def base_of(view: View, job: Job, engine: SegmentEngine, settings: IndexSettings) -> SealedPart | None:
+    """Return the part whose graph the new segment may start from: the largest, if this engine built it as it would now.
+
+    None where nothing is merged, or the largest holds so many dead rows that copying them is not worth it.
+    """
+    if len(job.retired) < 2:  # noqa: PLR2004 - nothing to insert
+        return None
+    base = max(job.retired, key=lambda part: part.row_count)
+    dead = base.row_count - len(base.live_rows(view.sequence))
+    is_fresh = dead <= _COPIED_DEAD_SHARE * settings.dead_share_max * base.row_count
+    as_now = base.entry.engine == engine.name and base.entry.parameters == dict(engine.parameters)
+    return base if is_fresh and as_now else None
+
+
+def gather(view: View, job: Job, base: SealedPart | None = None) -> SealedRows | None:
+    """Return the job's live rows by ascending label, or None where there is none.
+
+    With a `base`, all of its rows are among them, dead ones too, and its nodes come first, in their order.
+    """
+    labels, ids, vectors = _live_rows(view, job, base)
+    if base is None:
+        if not ids:
+            return None
+        nodes, firsts = share_vectors(vectors)
+    else:
+        held = len(base.rows.vectors)
+        vectors = np.concatenate([base.rows.vectors, vectors])
+        nodes, firsts = share_vectors(vectors)
+        nodes = np.concatenate([base.rows.nodes, nodes[held:]])
+        labels = np.concatenate([base.rows.labels, labels])
+        ids = [*(base.id_at(row) for row in range(base.row_count)), *ids]
+    order = np.argsort(labels)
+    return SealedRows(
+        labels=labels[order],
+        nodes=nodes[order],
+        ids=IdTable.of(ids[at] for at in order),
+        vectors=vectors if len(firsts) == len(vectors) else vectors[firsts],
+    )
+
+
+def _live_rows(view: View, job: Job, passed_over: SealedPart | None) -> tuple[IntArray, list[str], FloatArray]:
+    """Return labels (rows,), ids and vectors (rows, dim) of the job's live rows, by ascending label."""
+    parts: list[SealedPart | TailView] = [part for part in job.retired if part is not passed_over]
+    if job.tail_rows:
+        parts.append(view.tail)
+    labels = [np.empty(0, dtype=np.int64)]
+    vectors = [np.empty((0, view.tail.vectors.shape[1]), dtype=np.float32)]
     ids: list[str] = []
-    for part in job.retired:
+    for part in parts:
         rows = part.live_rows(view.sequence)
-        labels.append(part.rows.labels[rows])
+        labels.append(part.labels_of(rows))
         vectors.append(part.vectors_of(rows))
         ids.extend(part.id_at(row) for row in rows)
-    if job.tail_rows:
-        rows = view.tail.live_rows(view.sequence)
-        labels.append(view.tail.labels[rows])
-        vectors.append(view.tail.vectors[rows])
-        ids.extend(view.tail.id_at(row) for row in rows)
-    if not ids:
-        return None
-    order = np.argsort(np.concatenate(labels))
-    sorted_vectors = np.concatenate(vectors)[order]  # (rows, dim)
-    nodes, firsts = share_vectors(sorted_vectors)
-    return SealedRows(
-        labels=np.concatenate(labels)[order],
-        nodes=nodes,
-        ids=IdTable.of(ids[at] for at in order),
-        vectors=sorted_vectors[firsts],
-    )
+    joined = np.concatenate(labels)
+    order = np.argsort(joined)
+    return joined[order], [ids[at] for at in order], np.concatenate(vectors)[order]
 
 
 class Builder:
@@ -84,6 +131,7 @@ class Builder:
         publish: publishes a generation of the current view.
         engine: builds the graphs.
         settings: the bounds to keep.
+        recent_queries: gives the queries that new segments are tuned for, beside vectors of their own.
         report: is told of failures.
     """
 
@@ -95,6 +143,7 @@ class Builder:
         *,
         engine: SegmentEngine,
         settings: IndexSettings,
+        recent_queries: QuerySource,
         report: Report,
     ) -> None:
         self._state = state
@@ -102,6 +151,7 @@ class Builder:
         self._publish = publish
         self._engine = engine
         self._settings = settings
+        self._recent_queries = recent_queries
         self._report = report
         self._woken = threading.Event()
         self._stopping = threading.Event()
@@ -163,9 +213,27 @@ class Builder:
         self._generations.collect_garbage({part.entry.name for part in self._state.view.parts})
 
     def _run_job(self, view: View, job: Job) -> None:
-        rows = gather(view, job)
+        rows, segment = self._built(view, job)
         made = None
-        if rows is not None:
-            segment = self._engine.build(rows.vectors, self._stopping.is_set)
-            made = write_segment(self._generations.segment_folder, rows, segment, self._engine)
+        if rows is not None and segment is not None:
+            tuning = tune(segment, rows.vectors, self._recent_queries(), self._settings)
+            if tuning.recall < tuning.recall_target:
+                self._report(
+                    f"a segment of {len(rows.vectors)} vectors finds only {tuning.recall:.1%} at ef {tuning.ef}"
+                )
+            made = write_segment(self._generations.segment_folder, rows, segment, self._engine, tuning)
         self._state.swap(made, retired=job.retired, tail_rows=job.tail_rows)
+
+    def _built(self, view: View, job: Job) -> tuple[SealedRows | None, Segment | None]:
+        base = base_of(view, job, self._engine, self._settings)
+        if base is not None:
+            try:
+                path = checked_file(self._generations.segment_folder, base.entry, "graph")
+                rows = gather(view, job, base)
+                assert rows is not None, "A base has rows. This is a bug."
+                held = len(base.rows.vectors)
+                return rows, self._engine.extend(path, held, rows.vectors, self._stopping.is_set)
+            except DataLossError as error:
+                self._report(f"a segment is built anew instead of copied: {error}")
+        rows = gather(view, job)
+        return rows, None if rows is None else self._engine.build(rows.vectors, self._stopping.is_set)

@@ -2,6 +2,10 @@
 
 A segment numbers its *nodes*, the distinct vectors it was built from, 0 to `node_count` - 1. Which items a node stands
 for, which of them are dead, and what the exact scores are is the business of `sealed.py`.
+
+What an engine's own file format cannot detect (a flipped bit, above all) is covered by the digest that the caller has
+checked before an engine reads a byte. What a digest cannot tell, an engine must: that the file is one of its own, and
+that it holds as many vectors, of as many components, as the manifest says.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,8 +27,14 @@ class Segment(Protocol):
         """Number of vectors."""
         ...
 
-    def nearest(self, query: FloatArray, count: int) -> IntArray | None:  # (dim,) -> (count,)
-        """Return `count` nodes near the query, or None where the engine cannot reach that many."""
+    def nearest(self, query: FloatArray, count: int, ef: int) -> IntArray | None:  # (dim,) -> (count,)
+        """Return `count` nodes near the query, nearest first, or None where the engine cannot reach that many.
+
+        Args:
+            query: float32 (dim,) of unit length.
+            count: nodes wanted.
+            ef: candidates to consider, of this call alone; never fewer than `count` are.
+        """
         ...
 
     def save(self, path: Path) -> None:
@@ -47,6 +57,20 @@ class SegmentEngine(Protocol):
 
     def build(self, vectors: FloatArray, cancelled: Callable[[], bool]) -> Segment:  # (nodes, dim)
         """Build a segment of one or more distinct unit vectors; raise BuildCancelledError soon after `cancelled()`."""
+        ...
+
+    def extend(self, path: Path, held: int, vectors: FloatArray, cancelled: Callable[[], bool]) -> Segment:
+        """Build as `build` does, starting from a copy of what `save` wrote to `path`.
+
+        Args:
+            path: a file that has passed its digest check; it is only read.
+            held: how many of the vectors the file holds, the first ones in the same order.
+            vectors: all vectors of the new segment, float32 (nodes, dim).
+            cancelled: as for `build`.
+
+        Raises:
+            DataLossError: the file does not hold `held` vectors of as many components.
+        """
         ...
 
     def load(self, path: Path, *, node_count: int, dim: int) -> Segment:

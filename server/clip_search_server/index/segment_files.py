@@ -12,16 +12,20 @@ sizes and SHA-256; a file that no manifest names means nothing and is removed af
 """
 
 import secrets
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from clip_search_server.errors import DataLossError
-from clip_search_server.index.entries import KINDS, FileEntry, SegmentEntry
+from clip_search_server.index.engines import Engines
+from clip_search_server.index.entries import KINDS, FileEntry, SegmentEntry, Tuning
 from clip_search_server.index.files import publish_file, sha256_of
 from clip_search_server.index.sealed import IdTable, SealedPart, SealedRows
 from clip_search_server.index.segment import Segment, SegmentEngine
+from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.tail import NEVER
+from clip_search_server.index.tuning import is_tuned, no_queries, tune
 
 
 def path_of(folder: Path, name: str, kind: str) -> Path:
@@ -29,7 +33,9 @@ def path_of(folder: Path, name: str, kind: str) -> Path:
     return folder / f"{name}.{kind}"
 
 
-def write_segment(folder: Path, rows: SealedRows, segment: Segment, engine: SegmentEngine) -> SealedPart:
+def write_segment(
+    folder: Path, rows: SealedRows, segment: Segment, engine: SegmentEngine, tuning: Tuning
+) -> SealedPart:
     """Write a new segment durably; return it with its vectors mapped from the file, every row alive.
 
     Raises:
@@ -37,14 +43,16 @@ def write_segment(folder: Path, rows: SealedRows, segment: Segment, engine: Segm
     """
     name = secrets.token_hex(8)
     try:
-        return _write(folder, name, rows, segment, engine)
+        return _write(folder, name, rows, segment, engine=engine, tuning=tuning)
     except BaseException:
         for kind in KINDS:
             path_of(folder, name, kind).unlink(missing_ok=True)
         raise
 
 
-def _write(folder: Path, name: str, rows: SealedRows, segment: Segment, engine: SegmentEngine) -> SealedPart:
+def _write(
+    folder: Path, name: str, rows: SealedRows, segment: Segment, *, engine: SegmentEngine, tuning: Tuning
+) -> SealedPart:
 
     def write_rows(path: Path) -> None:
         with path.open("wb") as stream:
@@ -66,25 +74,43 @@ def _write(folder: Path, name: str, rows: SealedRows, segment: Segment, engine: 
         path = path_of(folder, name, kind)
         publish_file(path, writers[kind])
         files[kind] = FileEntry(path.stat().st_size, sha256_of(path))
-    entry = SegmentEntry(name, engine.name, dict(engine.parameters), len(rows.labels), len(rows.vectors), files)
+    counts = (len(rows.labels), len(rows.vectors))
+    entry = SegmentEntry(name, engine.name, dict(engine.parameters), *counts, files, tuning)
     mapped = SealedRows(rows.labels, rows.nodes, rows.ids, np.load(path_of(folder, name, "vectors"), mmap_mode="r"))
     return SealedPart(entry, mapped, segment, np.full(len(rows.labels), NEVER))
 
 
-def load_segment(folder: Path, entry: SegmentEntry, engine: SegmentEngine, *, dim: int) -> SealedPart:
+def load_segment(
+    folder: Path, entry: SegmentEntry, engines: Engines, *, dim: int, settings: IndexSettings
+) -> SealedPart:
     """Check a segment's files against their entry and load them; every row is taken to be alive.
+
+    A segment that was never tuned, or not for these settings, is tuned now; its next manifest records it.
 
     Raises:
         DataLossError: a file is missing, has another size or digest, or does not hold what the entry says.
+        EngineMissingError: the engine that built it cannot be had.
     """
+    engine = engines.named(entry.engine)
     for kind in KINDS:
-        check_file(path_of(folder, entry.name, kind), entry.files[kind])
-    if entry.engine != engine.name:
-        raise DataLossError(f"segment {entry.name} was built by the engine {entry.engine!r}, not {engine.name!r}")
+        checked_file(folder, entry, kind)
     rows = _load_rows(folder, entry, dim)
     graph = path_of(folder, entry.name, "graph")
     segment = engine.load(graph, node_count=entry.node_count, dim=dim)
+    if not is_tuned(entry.tuning, settings):
+        entry = replace(entry, tuning=tune(segment, rows.vectors, no_queries(), settings))
     return SealedPart(entry, rows, segment, np.full(entry.row_count, NEVER))
+
+
+def checked_file(folder: Path, entry: SegmentEntry, kind: str) -> Path:
+    """Return the path of a segment's file after reading all of it.
+
+    Raises:
+        DataLossError: it is missing, or has another size or digest than its entry says.
+    """
+    path = path_of(folder, entry.name, kind)
+    check_file(path, entry.files[kind])
+    return path
 
 
 def check_file(path: Path, entry: FileEntry) -> None:

@@ -1,9 +1,10 @@
 """Every knob and limit of a collection, with its default and unit; knows nothing of where they are configured."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Durability = Literal["always", "interval"]
+EngineChoice = Literal["auto", "hnswlib", "faiss", "usearch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +21,21 @@ class IndexSettings:
     Sealing:
         tail_rows_max: rows in the exact tail at which it is sealed into a segment. At twice this, ingest waits.
         throttle_seconds_max: longest such wait before RESOURCE_EXHAUSTED.
-        segments_max: segments above which the smallest are merged.
+        segments_max: segments above which the smallest are merged, once the tail is sealed; at twice this, the tail
+            waits for the merging.
         dead_share_max: share of dead rows above which a segment is rebuilt.
         build_threads: threads that insert into a graph.
         build_retry_seconds: pause after a failed background build.
 
-    Graph (Malkov & Yashunin 2016, arXiv:1603.09320, for the meaning of the three):
+    Graph (Malkov & Yashunin 2016, arXiv:1603.09320, for the meaning of M and ef):
+        engine: what builds new segments; ``auto`` takes the first of a fixed order that is installed. Segments of the
+            other engines are loaded all the same.
         graph_links: M, links a node keeps on each layer.
         ef_construction: candidates considered while inserting.
-        ef_search: candidates considered while searching; set once for an index.
+        recall_target: share of the true ten nearest that a search of a segment is to find. The candidates considered
+            while searching, ef, are chosen for each segment so that samples reach it, with some to spare.
+        ef_min: candidates considered at least. Little time is to be won below the default, and queries of kinds that no
+            sample shows would be the first to miss.
 
     Filtered search (filtered.py):
         filter_exact_factor: up to this many times √(items · hits wanted), allowed rows are fetched and compared one by
@@ -61,9 +68,11 @@ class IndexSettings:
     build_threads: int = 2
     build_retry_seconds: float = 30.0
 
+    engine: EngineChoice = "auto"
     graph_links: int = 16
     ef_construction: int = 200
-    ef_search: int = 128
+    recall_target: float = 0.98
+    ef_min: int = 128
 
     filter_exact_factor: float = 6.0
     filter_exact_rows_least: int = 1024
@@ -87,8 +96,11 @@ class IndexSettings:
         """Refuse settings that no collection could run with."""
         if self.durability not in {"always", "interval"}:
             raise ValueError(f"durability: must be 'always' or 'interval', not {self.durability!r}")
-        if not 0.0 < self.dead_share_max < 1.0:
-            raise ValueError(f"dead_share_max: must lie between 0 and 1, not {self.dead_share_max}")
+        if self.engine not in get_args(EngineChoice):
+            raise ValueError(f"engine: must be one of {', '.join(get_args(EngineChoice))}, not {self.engine!r}")
+        for name in ("dead_share_max", "recall_target"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ValueError(f"{name}: must lie between 0 and 1, not {getattr(self, name)}")
         for names, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_TWO, 2)):
             for name in names:
                 if getattr(self, name) < least:
@@ -106,7 +118,7 @@ _AT_LEAST_ONE = (
     "tail_rows_max",
     "build_threads",
     "ef_construction",
-    "ef_search",
+    "ef_min",
     "filter_exact_rows_least",
     "filter_candidates_max",
     "fusion_rows_least",

@@ -53,6 +53,14 @@ class TailView:
         """Return the label of a row."""
         return int(self.labels[row])
 
+    def labels_of(self, rows: IntArray) -> IntArray:  # (count,) -> (count,)
+        """Return the labels of these rows."""
+        return self.labels[rows]
+
+    def vectors_of(self, rows: IntArray) -> FloatArray:  # (count,) -> (count, dim)
+        """Return the vectors of these rows."""
+        return self.vectors[rows]
+
     def id_at(self, row: int) -> str:
         """Return the id of a row."""
         return self.ids[row]

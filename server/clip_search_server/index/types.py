@@ -151,13 +151,20 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class SegmentStats:
-    """One segment: its items including dead ones, the live ones, and its distinct vectors."""
+    """One segment: its items including dead ones, the live ones, and its distinct vectors.
+
+    `ef` and `recall` are what it was tuned to: candidates a search considers, and the share of the true ten nearest
+    that samples found with them.
+    """
 
     name: str
     row_count: int
     live_count: int
     node_count: int
     file_bytes: int
+    engine: str
+    ef: int
+    recall: float | None
 
 
 @dataclass(frozen=True, slots=True)

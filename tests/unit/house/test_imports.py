@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY_MODULES = ["apsw", "hnswlib", "onnx", "onnxruntime", "tokenizers", "torch", "transformers"]
+HEAVY_MODULES = ["apsw", "faiss", "hnswlib", "onnx", "onnxruntime", "tokenizers", "torch", "transformers", "usearch"]
 SERVER_SIDE = ["clip_search_server", "clip_search_export"]
 
 

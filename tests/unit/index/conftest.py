@@ -6,6 +6,7 @@ import pytest
 
 from clip_search_server.index import Collection, IndexSettings
 from clip_search_server.index.segment import SegmentEngine
+from clip_search_server.index.tuning import QuerySource, no_queries
 from tests.unit.index.support import DIM, SPACE
 
 
@@ -13,7 +14,12 @@ class OpenCollection(Protocol):
     """Opens a collection below the test's folder."""
 
     def __call__(
-        self, settings: IndexSettings = ..., *, engine: SegmentEngine | None = ..., name: str = ...
+        self,
+        settings: IndexSettings = ...,
+        *,
+        engine: SegmentEngine | None = ...,
+        recent_queries: QuerySource = ...,
+        name: str = ...,
     ) -> Collection:
         """Open it with these settings, or with small bounds."""
         ...
@@ -31,11 +37,21 @@ def open_collection(tmp_path: Path, reported: list[str]) -> Iterator[OpenCollect
     opened: list[Collection] = []
 
     def open_one(
-        settings: IndexSettings | None = None, *, engine: SegmentEngine | None = None, name: str = "collection"
+        settings: IndexSettings | None = None,
+        *,
+        engine: SegmentEngine | None = None,
+        recent_queries: QuerySource = no_queries,
+        name: str = "collection",
     ) -> Collection:
         settings = settings or IndexSettings(tail_rows_max=32, segments_max=3)
         collection = Collection.open(
-            tmp_path / name, dim=DIM, space_id=SPACE, settings=settings, progress=reported.append, engine=engine
+            tmp_path / name,
+            dim=DIM,
+            space_id=SPACE,
+            settings=settings,
+            progress=reported.append,
+            engine=engine,
+            recent_queries=recent_queries,
         )
         opened.append(collection)
         return collection

@@ -23,15 +23,17 @@ class BruteForceSegment:
         self._vectors = vectors
         self.reachable_max = reachable_max
         self.asked: list[int] = []
+        self.efs: list[int] = []
 
     @property
     def node_count(self) -> int:
         """Number of vectors."""
         return len(self._vectors)
 
-    def nearest(self, query: FloatArray, count: int) -> IntArray | None:
-        """Return the nearest nodes and note how many were asked for."""
+    def nearest(self, query: FloatArray, count: int, ef: int) -> IntArray | None:
+        """Return the nearest nodes and note how many were asked for, and with which `ef`."""
         self.asked.append(count)
+        self.efs.append(ef)
         if count > min(self.reachable_max, self.node_count):
             return None
         return np.argsort(-(self._vectors @ query), kind="stable")[:count]
@@ -43,7 +45,10 @@ class BruteForceSegment:
 
 
 class BruteForceEngine:
-    """The reference engine; `before_build` runs at the start of each build and may block or raise."""
+    """The reference engine; `before_build` runs at the start of each build and may block or raise.
+
+    `extended` notes how many vectors each copied segment had, and how many it got.
+    """
 
     name = "brute-force"
     parameters: Mapping[str, int] = {}
@@ -51,6 +56,7 @@ class BruteForceEngine:
     def __init__(self, before_build: Callable[[], None] = lambda: None, reachable_max: int = 1 << 30) -> None:
         self._before_build = before_build
         self._reachable_max = reachable_max
+        self.extended: list[tuple[int, int]] = []
 
     def build(self, vectors: FloatArray, cancelled: Callable[[], bool]) -> BruteForceSegment:
         """Copy the vectors."""
@@ -58,6 +64,12 @@ class BruteForceEngine:
         if cancelled():
             raise BuildCancelledError
         return BruteForceSegment(np.array(vectors), self._reachable_max)
+
+    def extend(self, path: Path, held: int, vectors: FloatArray, cancelled: Callable[[], bool]) -> BruteForceSegment:
+        """Read the vectors and append the rest."""
+        copied = self.load(path, node_count=held, dim=vectors.shape[1])
+        self.extended.append((held, len(vectors)))
+        return self.build(np.concatenate([copied._vectors, vectors[held:]]), cancelled)
 
     def load(self, path: Path, *, node_count: int, dim: int) -> BruteForceSegment:
         """Read the vectors."""

@@ -133,7 +133,7 @@ def test_candidates_widen_where_the_filter_avoids_the_query(open_collection: Ope
             filter_exact_rows_least=1,
             filter_exact_factor=1e-9,
             filter_candidates_max=candidates_max,
-            ef_search=16,
+            ef_min=16,
         )
         collection = open_collection(settings_, engine=BruteForceEngine(), name=f"at most {candidates_max}")
         for first in range(0, 1000, 50):

@@ -1,10 +1,12 @@
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from clip_search_server.errors import DataLossError, FailedPreconditionError
-from clip_search_server.index.entries import KINDS, FileEntry, SegmentEntry
+from clip_search_server.index.entries import KINDS, FileEntry, SegmentEntry, Tuning
 from clip_search_server.index.files import make_folder
 from clip_search_server.index.generations import Generations
 from clip_search_server.index.schema import Identity
@@ -13,7 +15,8 @@ IDENTITY = Identity("collection", "space", 16)
 
 
 def _entry(name: str) -> SegmentEntry:
-    return SegmentEntry(name, "hnswlib", {"graph_links": 16}, 5, 4, {kind: FileEntry(9, "00") for kind in KINDS})
+    files = {kind: FileEntry(9, "00") for kind in KINDS}
+    return SegmentEntry(name, "hnswlib", {"graph_links": 16}, 5, 4, files, Tuning(96, 0.99, 0.98))
 
 
 @pytest.fixture
@@ -109,6 +112,18 @@ def test_garbage_is_what_nobody_names(generations: Generations) -> None:
     generations.publish((), sequence=3, next_label=1, item_count=0)
     generations.collect_garbage({"current"})
     assert sorted(path.stem for path in generations.segment_folder.iterdir()) == ["current", "kept"]
+
+
+def test_a_manifest_without_tuning_still_reads(generations: Generations) -> None:
+    """Segments written before they were tuned have none; the field may be null or missing."""
+    generations.publish((replace(_entry("one"), tuning=None),), sequence=1, next_label=1, item_count=0)
+    assert generations.read(1).segments[0].tuning is None
+    path = generations.folder / "00000001.json"
+    body = json.loads(path.read_text())["body"]
+    del body["segments"][0]["tuning"]
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    path.write_text(json.dumps({"body": body, "sha256": digest}))
+    assert generations.read(1).segments[0] == replace(_entry("one"), tuning=None)
 
 
 def test_a_manifest_is_readable_json(generations: Generations) -> None:

@@ -58,6 +58,17 @@ def test_never_fewer_than_wanted_while_enough_live(exact: bool, dead_share: floa
         assert _view_of(part, 5).nearest(QUERY, count, exact=exact) == exact_neighbours(model, QUERY, count)
 
 
+def test_nodes_need_not_be_in_the_order_of_rows() -> None:
+    """With as many nodes as rows but in another order, as merging may leave them, each row has its own vector."""
+    vectors = random_vectors(200, seed=11)
+    nodes = np.random.default_rng(12).permutation(200)
+    rows = SealedRows(np.arange(1, 201), nodes, IdTable.of(f"item {at}" for at in range(200)), vectors)
+    part = SealedPart(ENTRY, rows, BruteForceSegment(vectors, 1 << 30), np.full(200, NEVER))
+    model = {f"item {row}": vectors[nodes[row]] for row in range(200)}
+    for exact in (False, True):
+        assert _view_of(part, 0).nearest(QUERY, 10, exact=exact) == exact_neighbours(model, QUERY, 10)
+
+
 def test_an_older_view_sees_what_it_saw() -> None:
     """A death hides its row from views of its sequence or later, and from no earlier one."""
     part, _segment = _part_of(random_vectors(10, seed=4))

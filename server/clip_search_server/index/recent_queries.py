@@ -1,0 +1,29 @@
+"""Queries that a collection was asked lately, for tuning segments to what people ask; knows nothing of answering."""
+
+from collections import deque
+from typing import Final
+
+import numpy as np
+
+from clip_search_server.index.types import FloatArray
+
+__all__ = ["RecentQueries"]
+
+_COUNT_MAX: Final = 256
+
+
+class RecentQueries:
+    """The newest few queries of a collection, in memory; safe from any thread."""
+
+    def __init__(self, dim: int) -> None:
+        self._none = np.empty((0, dim), dtype=np.float32)
+        self._newest: deque[FloatArray] = deque(maxlen=_COUNT_MAX)
+
+    def note(self, query: FloatArray) -> None:
+        """Remember a query (dim,) of unit length, and forget the oldest where there are too many."""
+        self._newest.append(query)
+
+    def newest(self) -> FloatArray:
+        """Return the queries, newest last, float32 (queries, dim)."""
+        queries = list(self._newest)
+        return np.stack(queries) if queries else self._none

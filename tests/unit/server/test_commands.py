@@ -1,0 +1,44 @@
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from clip_search_server import commands
+from clip_search_server.rpc.server import ServerOptions
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[ServerOptions]:
+    """The options that `serve` would have started servers with."""
+    options: list[ServerOptions] = []
+
+    async def start(given: ServerOptions, announce: Callable[[str], None]) -> None:
+        await asyncio.sleep(0)
+        options.append(given)
+        announce("127.0.0.1:1")
+
+    monkeypatch.setattr(commands, "run_server", start)
+    return options
+
+
+def _serve(folder: Path, *options: str) -> tuple[int, str]:
+    result = CliRunner().invoke(commands.serve, ["--bundle", str(folder), "--data", str(folder), *options])
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("engine", ["auto", "hnswlib", "faiss", "usearch"])
+def test_the_engine_is_chosen_on_the_command_line(started: list[ServerOptions], tmp_path: Path, engine: str) -> None:
+    """`--engine` reaches the index; without it the settings' default holds."""
+    assert _serve(tmp_path, "--engine", engine)[0] == 0
+    assert _serve(tmp_path)[0] == 0
+    assert [options.index.engine for options in started] == [engine, "auto"]
+
+
+def test_an_unknown_engine_is_a_usage_error(started: list[ServerOptions], tmp_path: Path) -> None:
+    """The message lists what there is, and nothing is started."""
+    code, output = _serve(tmp_path, "--engine", "annoy")
+    assert code == 2
+    assert "'auto', 'hnswlib', 'faiss', 'usearch'" in output
+    assert started == []
