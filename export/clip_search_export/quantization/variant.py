@@ -1,7 +1,7 @@
 """Writes the 8-bit variant of a bundle's towers: calibrate, smooth, plan, author, judge; the steps are elsewhere.
 
-The judge is the same tower in FP32, on inputs that calibration never saw. Below the target the product with the worst
-error goes back to floating point, an eighth of them at a time, until the target is met or half of them have gone.
+The judge is the same tower in FP32, on inputs that calibration never saw. Below the target the products with the
+worst errors go back to floating point, an eighth of them at a time, until it is met or half of them have gone.
 """
 
 import dataclasses
