@@ -9,7 +9,7 @@ _FINDINGS_MAX = 1_000
 
 REBUILD = "run clip-search rebuild, which makes the segments anew from the store"
 RESTORE = "restore a backup with clip-search restore"
-WRITE_AGAIN = "write the item again"
+WRITE_AGAIN = "write the item again, or restore a backup with clip-search restore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +23,19 @@ class Finding:
 
 @dataclass(slots=True)
 class Findings:
-    """What was found in one place; beyond a thousand, findings are counted and not kept."""
+    """What was found in one place, each finding once; beyond a thousand, they are counted and not kept."""
 
     found: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     more: int = 0
 
     def add(self, subject: object, problem: object, remedy: str) -> None:
-        """Keep a finding."""
+        """Keep a finding; a problem that names its subject first need not name it twice."""
+        finding = Finding(str(subject), str(problem).removeprefix(f"{subject} "), remedy)
+        if finding in self.found:
+            return
         if len(self.found) < _FINDINGS_MAX:
-            self.found.append(Finding(str(subject), str(problem), remedy))
+            self.found.append(finding)
         else:
             self.more += 1
 
