@@ -66,6 +66,9 @@ class Recipe:
     text_locked: bool = False  # the text tower stays as it is (Zhai et al. 2021, arXiv:2111.07991)
 
 
+#: A step takes a second; what goes beyond this was a pause of the whole program, and no training.
+_STEP_SECONDS_MAX = 10.0
+
 #: How readily a picture of a style is drawn, when not 1: few outlined drawings exist, much clip art is hard to name.
 STYLE_WEIGHTS = {
     "openclipart": 0.4,
@@ -224,7 +227,7 @@ class Trainer:
             self.prototypes.requires_grad_(not (text_only and self.recipe.prototypes_known))
             loss = self._text_step() if text_only else self._joint_step()
             losses.append(self._update(loss))
-            self.seconds_spent += time.monotonic() - started
+            self.seconds_spent += min(time.monotonic() - started, _STEP_SECONDS_MAX)
             if self.seconds_spent - reported >= report_seconds:
                 reported = self.seconds_spent
                 print(
