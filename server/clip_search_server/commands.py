@@ -37,12 +37,14 @@ def _index_settings(
     durability: Any,  # noqa: ANN401 - a choice
     engine: Any,  # noqa: ANN401 - likewise
     tail_rows_max: int,
+    recall_interval_seconds: float,
 ) -> IndexSettings:
     """Return settings whose own limits are never the narrower ones."""
     return IndexSettings(
         durability=durability,
         engine=engine,
         tail_rows_max=tail_rows_max,
+        recall_interval_seconds=recall_interval_seconds,
         id_bytes_max=limits.id_bytes_max,
         text_characters_max=limits.text_chars_max,
         thumbnail_bytes_max=limits.thumbnail_bytes_max,
@@ -95,6 +97,13 @@ def _index_settings(
     show_default=True,
     help="How often a generation is published, where something was written.",
 )
+@click.option(
+    "--recall-interval-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=IndexSettings().recall_interval_seconds,
+    show_default=True,
+    help="How often, in idle time, recent searches are compared with exact ones; inf for never.",
+)
 @click.option("--drain-seconds", default=30.0, show_default=True, help="How long calls in flight may take at shutdown.")
 @click.option("--insecure", is_flag=True, help="Listen beyond loopback without TLS.")
 @click.option(
@@ -111,6 +120,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     engine: Any,  # noqa: ANN401 - likewise
     segment_rows: int,
     snapshot_interval_seconds: float,
+    recall_interval_seconds: float,
     drain_seconds: float,
     insecure: bool,  # noqa: FBT001 - likewise
     log_level: str,
@@ -134,7 +144,13 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         insecure=insecure,
         drain_seconds=drain_seconds,
         snapshot_interval_seconds=snapshot_interval_seconds,
-        index=_index_settings(limits, durability=durability, engine=engine, tail_rows_max=segment_rows),
+        index=_index_settings(
+            limits,
+            durability=durability,
+            engine=engine,
+            tail_rows_max=segment_rows,
+            recall_interval_seconds=recall_interval_seconds,
+        ),
         limits=limits,
     )
     try:

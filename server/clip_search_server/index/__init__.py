@@ -19,6 +19,7 @@ What happens to a write, and which file it lives in:
     segment.py       the protocol of an engine; hnswlib_segment.py, faiss_segment.py and usearch_segment.py keep it
     engines.py       which engine builds, which load
     tuning.py        how far a search of a segment must look to find what it should, asked what recent_queries.py keeps
+    recall_watch.py  in idle time: how well recent queries are answered (recall.py), and what is tuned again for them
     generations.py   manifests that name segment files (segment_files.py, entries.py; files.py makes files durable)
     finder.py        answers searches: a state of the store and a view, both of one moment
     filtered.py      the nearest of those that are allowed
@@ -43,7 +44,8 @@ Architecture invariants:
 - A label stands for one id with one vector, for ever. An update makes a new label; labels are never given out twice.
 - Deaths are numbers (the sequence of the write that caused them), so a reader with an older view sees what it saw.
 - No reader takes a lock that a writer or builder holds while it works; taking a view is reading one attribute.
-- Nothing is searched while it is built, and nothing is changed once it can be searched, except deaths.
+- Nothing is searched while it is built, and nothing is changed once it can be searched, except deaths and how widely
+  it is searched.
 - A score never depends on the path that found its item.
 - What a search allows, matches and returns is of one committed state; a hit is tested against its own checked row.
 
@@ -88,6 +90,7 @@ from clip_search_server.index.types import (
     Hit,
     Neighbour,
     Ranking,
+    RecallEstimate,
     Record,
     Search,
     SearchOutcome,
@@ -121,6 +124,7 @@ __all__ = [
     "OneOf",
     "Range",
     "Ranking",
+    "RecallEstimate",
     "Record",
     "Search",
     "SearchOutcome",

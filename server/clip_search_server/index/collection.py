@@ -18,6 +18,7 @@ from clip_search_server.index.finder import Finder
 from clip_search_server.index.generations import Generations
 from clip_search_server.index.lock import FolderLock
 from clip_search_server.index.reader import StoreReader
+from clip_search_server.index.recall_watch import RecallWatch
 from clip_search_server.index.recent_queries import RecentQueries
 from clip_search_server.index.recovery import Recovery
 from clip_search_server.index.schema import Identity, identity_of, read_identity, store_path
@@ -90,13 +91,16 @@ class Collection:
         self._closed = False
         self._publishing = threading.Lock()
         self._writer = GroupCommitWriter(store, self._follow, settings)
+        queries = recent_queries or self._recent.newest
+        self._watch = RecallWatch(lambda: state.view, queries, self._recent.count, settings=settings, report=report)
         self._builder = Builder(
             state,
             generations,
             self._publish,
             engine=engine,
             settings=settings,
-            recent_queries=recent_queries or self._recent.newest,
+            recent_queries=queries,
+            watch=self._watch,
             report=report,
         )
         self._builder.wake_if_needed()
@@ -122,8 +126,8 @@ class Collection:
             settings: limits and knobs; the defaults are for a server.
             progress: told, from any thread, of long work, damage and background failures, a line each.
             engine: makes the segments; by default the one that the settings choose.
-            recent_queries: asked, from any thread, for queries that new segments are to answer well; by default those
-                that the collection was asked itself.
+            recent_queries: asked, from any thread, for queries that segments are to answer well; by default those that
+                the collection was asked itself.
 
         Raises:
             SpaceMismatchError: the folder holds vectors of another space or dimension; nothing was changed.
@@ -389,6 +393,7 @@ class Collection:
             generation=self._generations.newest(),
             disk_bytes=folder_bytes(self._store.path.parent),
             memory_bytes=sum(part.entry.file_bytes for part in view.parts) + view.tail.vectors.nbytes,
+            recall=self._watch.estimate,
             damage=self._damage.sentences(),
             write_failure=self._store.failure,
             build_failure=self._builder.failure,
@@ -451,7 +456,8 @@ class Collection:
 
 
 def _stats_of(part: SealedPart, live_count: int) -> SegmentStats:
-    entry = part.entry
+    entry = part.entry  # Read once: it may be tuned again at any moment.
+    tuning = entry.tuning
     return SegmentStats(
         entry.name,
         part.row_count,
@@ -459,6 +465,6 @@ def _stats_of(part: SealedPart, live_count: int) -> SegmentStats:
         part.segment.node_count,
         entry.file_bytes,
         engine=entry.engine,
-        ef=part.ef,
-        recall=None if entry.tuning is None else entry.tuning.recall,
+        ef=part.ef if tuning is None else tuning.ef,
+        recall=None if tuning is None else tuning.recall,
     )

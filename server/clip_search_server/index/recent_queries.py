@@ -1,4 +1,4 @@
-"""Queries that a collection was asked lately, for tuning segments to what people ask; knows nothing of answering."""
+"""Queries that a collection was asked lately, by which it is measured and tuned; knows nothing of answering them."""
 
 from collections import deque
 from typing import Final
@@ -18,10 +18,16 @@ class RecentQueries:
     def __init__(self, dim: int) -> None:
         self._none = np.empty((0, dim), dtype=np.float32)
         self._newest: deque[FloatArray] = deque(maxlen=_COUNT_MAX)
+        self._noted = 0
 
     def note(self, query: FloatArray) -> None:
         """Remember a query (dim,) of unit length, and forget the oldest where there are too many."""
         self._newest.append(query)
+        self._noted += 1
+
+    def count(self) -> int:
+        """Return how many were noted so far; threads that note at the same time may count as one."""
+        return self._noted
 
     def newest(self) -> FloatArray:
         """Return the queries, newest last, float32 (queries, dim)."""

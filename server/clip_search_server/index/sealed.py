@@ -1,18 +1,18 @@
 """Sealed rows: a segment's nodes joined to the items they stand for; knows nothing of files or threads.
 
 The vectors, labels and ids of a sealed part never change. Only deaths are written in place, exactly as in the tail, so
-a reader with an older view goes on seeing what it saw.
+a reader with an older view goes on seeing what it saw; and how widely it is searched may be tuned again.
 """
 
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from clip_search_server.index.entries import SegmentEntry
+from clip_search_server.index.entries import SegmentEntry, Tuning
 from clip_search_server.index.scoring import best_rows, cosines, scan, scan_some
 from clip_search_server.index.segment import Segment
 from clip_search_server.index.tail import kill_row
@@ -86,10 +86,9 @@ class SealedPart:
     """A segment ready for searching, equal to itself only.
 
     Attributes:
-        entry: how manifests name it.
+        entry: how manifests name it, and what it is tuned to.
         rows: labels, ids and vectors.
         segment: the engine's graph over `rows.vectors`.
-        ef: candidates that a search of it considers.
         died_at: int64 (rows,), the sequence each row died with, `NEVER` while it lives.
     """
 
@@ -98,7 +97,6 @@ class SealedPart:
         self.rows = rows
         self.segment = segment
         self.died_at = died_at
-        self.ef = _EF_UNTUNED if entry.tuning is None else entry.tuning.ef
         self._shared = not np.array_equal(rows.nodes, np.arange(len(rows.vectors)))
         # Rows grouped by node; where node n is row n, neither array is needed.
         empty = np.empty(0, dtype=np.int64)
@@ -110,6 +108,16 @@ class SealedPart:
     def row_count(self) -> int:
         """Rows, dead ones included."""
         return len(self.rows.labels)
+
+    @property
+    def ef(self) -> int:
+        """Candidates that a search of it considers."""
+        tuning = self.entry.tuning
+        return _EF_UNTUNED if tuning is None else tuning.ef
+
+    def tune(self, tuning: Tuning) -> None:
+        """Have searches follow another tuning, and manifests record it, from one moment on."""
+        self.entry = replace(self.entry, tuning=tuning)
 
     def kill(self, label: int, sequence: int) -> bool:
         """Note that a row died; return whether this part held it alive."""

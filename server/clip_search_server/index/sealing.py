@@ -3,6 +3,7 @@
 It copies live rows out of a view, builds and writes the new segment while readers and the writer go on, and swaps it
 in. One thing at a time, most urgent first: far too many segments, a full tail, segments with many dead rows, too many
 segments. Nothing is built twice for being merged: the largest of the merged graphs is copied and the rest inserted.
+With nothing to build, the thread watches how well searches are answered (recall_watch.py).
 """
 
 import threading
@@ -14,6 +15,7 @@ import numpy as np
 from clip_search_server.errors import DataLossError
 from clip_search_server.index.damage import Report
 from clip_search_server.index.generations import Generations
+from clip_search_server.index.recall_watch import RecallWatch
 from clip_search_server.index.sealed import IdTable, SealedPart, SealedRows, share_vectors
 from clip_search_server.index.segment import BuildCancelledError, Segment, SegmentEngine
 from clip_search_server.index.segment_files import checked_file, write_segment
@@ -132,6 +134,7 @@ class Builder:
         engine: builds the graphs.
         settings: the bounds to keep.
         recent_queries: gives the queries that new segments are tuned for, beside vectors of their own.
+        watch: is run when it is due and nothing is to be built.
         report: is told of failures.
     """
 
@@ -144,6 +147,7 @@ class Builder:
         engine: SegmentEngine,
         settings: IndexSettings,
         recent_queries: QuerySource,
+        watch: RecallWatch,
         report: Report,
     ) -> None:
         self._state = state
@@ -152,11 +156,12 @@ class Builder:
         self._engine = engine
         self._settings = settings
         self._recent_queries = recent_queries
+        self._watch = watch
         self._report = report
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._published = threading.Event()
-        self._unpublished = False  # A swap that no generation shows yet.
+        self._unpublished = False  # A swap or tuning that no generation shows yet.
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="index-builder", daemon=True)
         self._thread.start()
@@ -179,11 +184,12 @@ class Builder:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._woken.wait()
+            self._woken.wait(self._watch.seconds_until_due())
             self._woken.clear()
             try:
                 self._run_jobs()
                 self.failure = None
+                self._watch_recall()
             except BuildCancelledError:
                 return
             except Exception as error:  # noqa: BLE001 - the thread must outlive a full disk
@@ -191,6 +197,14 @@ class Builder:
                 self._report(f"a background build failed and will be tried again ({self.failure})")
                 self._stopping.wait(self._settings.build_retry_seconds)
                 self._woken.set()
+
+    def _watch_recall(self) -> None:
+        # Whoever sets `_stopping` sets `_woken` afterwards, so that none of them is missed.
+        if self._stopping.is_set() or self._woken.is_set() or self._watch.seconds_until_due() > 0:
+            return
+        if self._watch.run(self._woken.wait):
+            self._unpublished = True
+            self._woken.set()
 
     def _run_jobs(self) -> None:
         while True:
@@ -216,7 +230,8 @@ class Builder:
         rows, segment = self._built(view, job)
         made = None
         if rows is not None and segment is not None:
-            tuning = tune(segment, rows.vectors, self._recent_queries(), self._settings)
+            queries = self._recent_queries()
+            tuning = tune(segment, rows.vectors, queries, self._settings, cancelled=self._stopping.is_set)
             if tuning.recall < tuning.recall_target:
                 self._report(
                     f"a segment of {len(rows.vectors)} vectors finds only {tuning.recall:.1%} at ef {tuning.ef}"

@@ -16,7 +16,7 @@ from clip_search_server.index.types import FloatArray, IntArray
 
 
 class BuildCancelledError(Exception):
-    """A build was given up because the collection closes; what it had made is discarded."""
+    """A build, or the tuning after it, was given up; what it had made is discarded."""
 
 
 class Segment(Protocol):

@@ -36,6 +36,8 @@ class IndexSettings:
             while searching, ef, are chosen for each segment so that samples reach it, with some to spare.
         ef_min: candidates considered at least. Little time is to be won below the default, and queries of kinds that no
             sample shows would be the first to miss.
+        recall_interval_seconds: pause between two measurements of how well recent queries are answered, made while
+            nothing is to be built (recall_watch.py); infinite for none.
 
     Filtered search (filtered.py):
         filter_exact_factor: up to this many times √(items · hits wanted), allowed rows are fetched and compared one by
@@ -73,6 +75,7 @@ class IndexSettings:
     ef_construction: int = 200
     recall_target: float = 0.98
     ef_min: int = 128
+    recall_interval_seconds: float = 30.0
 
     filter_exact_factor: float = 6.0
     filter_exact_rows_least: int = 1024
@@ -105,11 +108,18 @@ class IndexSettings:
             for name in names:
                 if getattr(self, name) < least:
                     raise ValueError(f"{name}: must be at least {least}, not {getattr(self, name)}")
-        for name in ("sync_interval_seconds", "throttle_seconds_max", "build_retry_seconds", "filter_exact_factor"):
+        for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be above 0, not {getattr(self, name)}")
 
 
+_ABOVE_ZERO = (
+    "sync_interval_seconds",
+    "throttle_seconds_max",
+    "build_retry_seconds",
+    "recall_interval_seconds",
+    "filter_exact_factor",
+)
 _AT_LEAST_TWO = ("segments_max", "graph_links")
 _AT_LEAST_ONE = (
     "group_commit_operations_max",

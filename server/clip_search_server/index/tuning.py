@@ -6,7 +6,7 @@ CLIP's space and are harder to answer, so each kind has to reach the target by i
 worse than the samples: half of what the target lets a search miss is kept in reserve.
 
 The cost is bounded: at most `_COMPARISONS_MAX` vectors are compared for the truth (some seconds on one core), and each
-sample is searched a handful of times.
+sample is searched a handful of times. It can be given up in between.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from collections.abc import Callable
 import numpy as np
 
 from clip_search_server.index.entries import Tuning
-from clip_search_server.index.segment import Segment
+from clip_search_server.index.segment import BuildCancelledError, Segment
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.types import FloatArray, IntArray
 
-__all__ = ["QuerySource", "is_tuned", "no_queries", "recall_at", "tune"]
+__all__ = ["QuerySource", "is_tuned", "is_widest", "no_queries", "recall_at", "tune"]
 
 # Returns queries asked lately, newest last, float32 (queries, dim) of unit length; possibly none.
 QuerySource = Callable[[], FloatArray]
@@ -37,7 +37,18 @@ def no_queries() -> FloatArray:
     return np.empty((0, 0), dtype=np.float32)
 
 
-def tune(segment: Segment, vectors: FloatArray, queries: FloatArray, settings: IndexSettings) -> Tuning:
+def _never() -> bool:
+    return False
+
+
+def tune(
+    segment: Segment,
+    vectors: FloatArray,
+    queries: FloatArray,
+    settings: IndexSettings,
+    *,
+    cancelled: Callable[[], bool] = _never,
+) -> Tuning:
     """Return the smallest ef of a ladder with which samples reach the target, reserve included; the last if none does.
 
     Args:
@@ -45,13 +56,17 @@ def tune(segment: Segment, vectors: FloatArray, queries: FloatArray, settings: I
         vectors: float32 (nodes, dim), what it was built from.
         queries: float32 (queries, dim) of unit length, newest last; empty where none are known.
         settings: `recall_target` is to be reached, with no less than `ef_min`.
+        cancelled: asked between the pieces of the work.
+
+    Raises:
+        BuildCancelledError: soon after `cancelled()`.
     """
     ladder = [settings.ef_min, *(ef for ef in _EF_LADDER if ef > settings.ef_min)]
     recall_target = settings.recall_target
     samples_max = max(1, min(_SAMPLES_MAX, _COMPARISONS_MAX // (2 * len(vectors))))
-    samples = [_Sample.of_nodes(vectors, samples_max)]
+    samples = [_Sample.of_nodes(vectors, samples_max, cancelled)]
     if len(queries):
-        samples.append(_Sample.of_queries(vectors, queries[-samples_max:]))
+        samples.append(_Sample.of_queries(vectors, queries[-samples_max:], cancelled))
     goal = recall_target + _RESERVED_SHARE * (1.0 - recall_target)
     low, high = 0, len(ladder) - 1
     recalls: dict[int, float] = {}
@@ -69,7 +84,7 @@ def tune(segment: Segment, vectors: FloatArray, queries: FloatArray, settings: I
 
 def recall_at(segment: Segment, vectors: FloatArray, queries: FloatArray, ef: int) -> float:
     """Return the share of the true ten nearest of all queries that the graph finds with `ef`."""
-    return _Sample.of_queries(vectors, queries).recall(segment, ef)
+    return _Sample.of_queries(vectors, queries, _never).recall(segment, ef)
 
 
 def is_tuned(tuning: Tuning | None, settings: IndexSettings) -> bool:
@@ -77,29 +92,38 @@ def is_tuned(tuning: Tuning | None, settings: IndexSettings) -> bool:
     return tuning is not None and tuning.recall_target == settings.recall_target and tuning.ef >= settings.ef_min
 
 
+def is_widest(ef: int) -> bool:
+    """Tell whether `tune` would never choose more than this."""
+    return ef >= _EF_LADDER[-1]
+
+
 class _Sample:
     """Queries, float32 (queries, dim), the nodes they stand for (-1 for none), and the true neighbours of each."""
 
-    def __init__(self, queries: FloatArray, own_nodes: IntArray, truth: IntArray) -> None:
+    def __init__(
+        self, queries: FloatArray, own_nodes: IntArray, truth: IntArray, cancelled: Callable[[], bool]
+    ) -> None:
         self._queries = queries
         self._own_nodes = own_nodes  # (queries,)
         self._truth = truth  # (queries, at most _NEIGHBOURS + 1)
+        self._cancelled = cancelled
 
     @classmethod
-    def of_nodes(cls, vectors: FloatArray, count: int) -> "_Sample":
+    def of_nodes(cls, vectors: FloatArray, count: int, cancelled: Callable[[], bool]) -> "_Sample":
         count = min(count, len(vectors))
         nodes = np.sort(np.random.default_rng(0).choice(len(vectors), size=count, replace=False))
         queries = np.asarray(vectors[nodes])
-        return cls(queries, nodes, _true_neighbours(vectors, queries, _NEIGHBOURS + 1))
+        return cls(queries, nodes, _true_neighbours(vectors, queries, _NEIGHBOURS + 1, cancelled), cancelled)
 
     @classmethod
-    def of_queries(cls, vectors: FloatArray, queries: FloatArray) -> "_Sample":
+    def of_queries(cls, vectors: FloatArray, queries: FloatArray, cancelled: Callable[[], bool]) -> "_Sample":
         none = np.full(len(queries), -1, dtype=np.int64)
-        return cls(queries, none, _true_neighbours(vectors, queries, _NEIGHBOURS))
+        return cls(queries, none, _true_neighbours(vectors, queries, _NEIGHBOURS, cancelled), cancelled)
 
     def recall(self, segment: Segment, ef: int) -> float:
         found = wanted = 0
         for query, own, truth in zip(self._queries, self._own_nodes, self._truth, strict=True):
+            _go_on_unless(self._cancelled)
             true = set(truth.tolist()) - {int(own)}
             nodes = segment.nearest(query, len(truth), ef)
             wanted += len(true)
@@ -108,11 +132,17 @@ class _Sample:
         return found / wanted if wanted else 1.0
 
 
-def _true_neighbours(vectors: FloatArray, queries: FloatArray, count: int) -> IntArray:
+def _go_on_unless(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise BuildCancelledError
+
+
+def _true_neighbours(vectors: FloatArray, queries: FloatArray, count: int, cancelled: Callable[[], bool]) -> IntArray:
     """Return the nodes of highest cosine for each query, int64 (queries, at most count), in no order."""
     nodes = np.empty((len(queries), 0), dtype=np.int64)
     scores = np.empty((len(queries), 0), dtype=np.float32)
     for start in range(0, len(vectors), _BLOCK_ROWS):
+        _go_on_unless(cancelled)
         block = vectors[start : start + _BLOCK_ROWS]
         block_nodes = np.broadcast_to(np.arange(start, start + len(block)), (len(queries), len(block)))
         scores = np.concatenate([scores, queries @ block.T], axis=1)

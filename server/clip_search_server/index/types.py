@@ -168,6 +168,21 @@ class SegmentStats:
 
 
 @dataclass(frozen=True, slots=True)
+class RecallEstimate:
+    """How well searches do against exact ones, for recent queries.
+
+    Attributes:
+        recall: share of the exact ten best that searches find.
+        query_count: queries it rests on, each counted once.
+        measured_at: when the newest of them was measured.
+    """
+
+    recall: float
+    query_count: int
+    measured_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionStats:
     """A collection at one moment.
 
@@ -177,6 +192,7 @@ class CollectionStats:
         generation: the newest published generation, None before the first.
         disk_bytes: size of all files of the collection.
         memory_bytes: size of the graphs and vectors that searches read, an estimate.
+        recall: measured on recent queries while nothing else was to do; None until then.
         damage: one sentence for each piece of damage found since the collection was opened.
         write_failure: why writes are refused, or None while they are accepted.
         build_failure: why the newest background build failed, or None.
@@ -189,6 +205,7 @@ class CollectionStats:
     generation: Generation | None
     disk_bytes: int
     memory_bytes: int
+    recall: RecallEstimate | None
     damage: tuple[str, ...]
     write_failure: str | None
     build_failure: str | None

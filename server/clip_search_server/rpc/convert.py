@@ -11,7 +11,7 @@ from clip_search.v1 import content_pb2, index_pb2, item_pb2, search_pb2
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.encoder import Vector
 from clip_search_server.errors import ClipSearchError, InvalidArgumentError
-from clip_search_server.index import Filter, Generation, Hit, Ranking, StoredItem
+from clip_search_server.index import Filter, Generation, Hit, Ranking, RecallEstimate, StoredItem
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.convert_attributes import attribute_from, attribute_messages
 from clip_search_server.rpc.convert_filter import filter_from
@@ -29,6 +29,7 @@ __all__ = [
     "item_result_message",
     "optional_filter_from",
     "query_from",
+    "recall_message",
     "stored_item_message",
     "urgency_of",
     "vector_message",
@@ -177,3 +178,8 @@ def generation_message(generation: Generation) -> index_pb2.SnapshotInfo:
     )
     info.create_time.FromDatetime(generation.published_at)
     return info
+
+
+def recall_message(estimate: RecallEstimate) -> index_pb2.RecallEstimate:
+    """Return the message of a recall estimate."""
+    return index_pb2.RecallEstimate(recall=estimate.recall, queries=estimate.query_count)

@@ -22,6 +22,7 @@ from clip_search_server.rpc.convert import (
     item_from,
     item_result_message,
     optional_filter_from,
+    recall_message,
     stored_item_message,
     urgency_of,
 )
@@ -222,6 +223,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             snapshot=generation_message(stats.generation) if stats.generation else None,
             disk_bytes=stats.disk_bytes,
             memory_bytes=stats.memory_bytes,
+            recall=recall_message(stats.recall) if stats.recall else None,
         )
 
     async def CreateSnapshot(

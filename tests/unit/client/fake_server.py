@@ -79,6 +79,7 @@ class FakeServer(
         self.fail_with: status_pb2.Status | None = None
         self.answer_after: threading.Event | None = None
         self.thumbnails_offered = True
+        self.recall: index_pb2.RecallEstimate | None = None
         self.ingest_behaviour: IngestBehaviour = self.store_each
         self.status: int = health_pb2.HealthCheckResponse.SERVING
         self.limits = server_pb2.Limits(
@@ -234,7 +235,7 @@ class FakeServer(
         return index_pb2.GetThumbnailsResponse(thumbnails=thumbnails)
 
     def GetStats(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
-        """Give figures with everything set but the recall."""
+        """Give figures with everything set, the recall where there is one."""
         self._received(request, context)
         return index_pb2.GetStatsResponse(
             collection="default",
@@ -245,6 +246,7 @@ class FakeServer(
             segments=[index_pb2.SegmentStats(name="seg-1", rows=5, tombstones=1, bytes=2048)],
             snapshot=self._snapshot(),
             disk_bytes=3_000_000,
+            recall=self.recall,
         )
 
     def CreateSnapshot(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name

@@ -11,6 +11,7 @@ from clip_search import results
 from clip_search.client import Client
 from clip_search.contents import AttributeValue, Content, Image, Item, ItemId, Part, Text, Vector
 from clip_search.conversion import item_message
+from clip_search.results import RecallEstimate
 from clip_search.v1 import collection_pb2, index_pb2, item_pb2, search_pb2, server_pb2
 from tests.unit.client.fake_server import FakeServer
 
@@ -120,6 +121,12 @@ def test_what_is_not_there_yet_is_none(client: Client) -> None:
     assert stats.recall is None
     assert stats.snapshot is not None
     assert stats.snapshot.create_time == datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+
+
+def test_a_recall_estimate_comes_with_what_it_rests_on(server: FakeServer, client: Client) -> None:
+    """Its share and its number of queries are the server's."""
+    server.recall = index_pb2.RecallEstimate(recall=0.975, queries=40)
+    assert client.stats().recall == RecallEstimate(0.975, 40)
 
 
 def test_collection_and_model_go_with_every_request(server: FakeServer) -> None:

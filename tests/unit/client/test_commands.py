@@ -408,6 +408,14 @@ def test_stats_are_shown_in_words(program: Program) -> None:
     assert "5 rows, 1 tombstones, 2.0 KiB" in output
 
 
+def test_stats_show_the_recall_estimate(server: FakeServer, program: Program) -> None:
+    """Where there is none its line is missing; the JSON has it as the API does."""
+    assert "recall" not in program("stats").stdout
+    server.recall = index_pb2.RecallEstimate(recall=0.975, queries=1240)
+    assert "0.9750 over 1,240 queries" in program("stats").stdout
+    assert program.document("stats")["recall"] == {"recall": 0.975, "queries": 1240}
+
+
 def test_snapshot_tells_its_generation(program: Program) -> None:
     """The new generation is described, for people and for programs."""
     assert program.document("snapshot") == SNAPSHOT

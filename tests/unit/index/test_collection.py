@@ -374,6 +374,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
         ({"dead_share_max": 1.0}, "dead_share_max"),
         ({"build_retry_seconds": 0.0}, "build_retry_seconds"),
         ({"filter_exact_factor": 0.0}, "filter_exact_factor"),
+        ({"recall_interval_seconds": 0.0}, "recall_interval_seconds"),
     ):
         with pytest.raises(ValueError, match=rf"^{name}: must "):
             IndexSettings(**arguments)

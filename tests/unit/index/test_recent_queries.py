@@ -15,3 +15,4 @@ def test_the_newest_queries_are_kept_in_order() -> None:
     assert newest.dtype == np.float32
     assert len(newest) == 256
     assert newest[:, 0].tolist() == list(range(744, 1000))
+    assert recent.count() == 1000
