@@ -16,7 +16,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import apsw
 import apsw.sqlite_extra
@@ -75,15 +75,33 @@ def damaged_pages(connection: apsw.Connection, path: Path) -> list[int]:
     """
     found = []
     with path.open("rb") as stream:
-        size = int.from_bytes(stream.read(18)[16:], "big")  # 1 stands for what two bytes cannot hold
-        page_bytes = 65_536 if size == 1 else size
+        page_bytes = _page_bytes(stream)
         stream.seek(0)
         number = 0
         while page := stream.read(page_bytes):
             number += 1
-            if len(page) < page_bytes or connection.execute("SELECT verify_checksum(?)", (page,)).get != 1:
+            if not _passes(connection, page, page_bytes):
                 found.append(number)
     return found
+
+
+def is_intact(connection: apsw.Connection, path: Path, number: int) -> bool:
+    """Return whether one page of the main file passes its checksum, or the file has none; see `damaged_pages`."""
+    if not has_checksums(path):
+        return True
+    with path.open("rb") as stream:
+        page_bytes = _page_bytes(stream)
+        stream.seek((number - 1) * page_bytes)
+        return _passes(connection, stream.read(page_bytes), page_bytes)
+
+
+def _page_bytes(stream: BinaryIO) -> int:
+    size = int.from_bytes(stream.read(18)[16:], "big")  # 1 stands for what two bytes cannot hold
+    return 65_536 if size == 1 else size
+
+
+def _passes(connection: apsw.Connection, page: bytes, page_bytes: int) -> bool:
+    return len(page) == page_bytes and connection.execute("SELECT verify_checksum(?)", (page,)).get == 1
 
 
 def check_usable(path: Path, header: bytes) -> None:

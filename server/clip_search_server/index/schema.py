@@ -21,6 +21,7 @@ diacritics, and keeps no prefixes: words match whole. `application_id` marks the
 touching the folder. Every page ends with a checksum (page_checksums.py).
 """
 
+import contextlib
 import os
 import uuid
 from dataclasses import dataclass
@@ -207,15 +208,45 @@ def format_version_of(path: Path) -> int:
 
 
 def _identity(path: Path) -> Identity:
-    # "immutable" keeps SQLite from creating or reading the log: `meta` has been in the main file since its creation.
-    address = f"file:{quote(os.fspath(path.absolute()))}?immutable=1"
     try:
-        connection = page_checksums.connect(address, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         try:
-            meta = dict(cast("list[tuple[str, str | int]]", list(connection.execute("SELECT key, value FROM meta"))))
-        finally:
-            connection.close()
+            meta = _meta(path)
+        except apsw.Error as error:
+            if not page_checksums.is_damage(error) or not _has_log(path):
+                raise
+            meta = _meta(path, is_half_folded=True)
         return Identity(str(meta["collection_id"]), str(meta["space_id"]), int(meta["dim"]))
     except (apsw.Error, KeyError, ValueError) as error:
         reason = page_checksums.describe(error)
         raise DataLossError(f"{path} is damaged ({reason}); restore it from a backup") from error
+
+
+def _meta(path: Path, *, is_half_folded: bool = False) -> dict[str, str | int]:
+    """Return what `meta` holds, from the main file alone.
+
+    Where a crash came while the log was folded, the main file may be half old and half new: its first page torn, its
+    size not what that page says. The log has all of it and will mend it. The page of `meta` is never written again, so
+    it is read all the same, and must pass its own checksum.
+    """
+    # "immutable" keeps SQLite from creating or reading the log: `meta` has been in the main file since its creation.
+    address = f"file:{quote(os.fspath(path.absolute()))}?immutable=1"
+    connection = page_checksums.connect(address, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    with contextlib.closing(connection):
+        if not is_half_folded:
+            return _rows_of_meta(connection)
+        connection.pragma("writable_schema", 1)  # Takes a file that is shorter than its first page says.
+        with page_checksums.unchecked(connection):
+            page = cast("int", connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'meta'").get)
+            meta = _rows_of_meta(connection)
+        if not page_checksums.is_intact(connection, path, page):
+            raise apsw.CorruptError(f"page {page} fails its checksum")
+        return meta
+
+
+def _rows_of_meta(connection: apsw.Connection) -> dict[str, str | int]:
+    return dict(cast("list[tuple[str, str | int]]", list(connection.execute("SELECT key, value FROM meta"))))
+
+
+def _has_log(path: Path) -> bool:
+    log = Path(f"{path}-wal")
+    return log.exists() and log.stat().st_size > 0
