@@ -50,6 +50,7 @@ def open_session(path: Path) -> ort.InferenceSession:
     """Open a graph as the server would on a CPU."""
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: the runtime warns of optimizations it skips
+    options.enable_cpu_mem_arena = False  # an arena grows by doubling, and the weights lie in it
     options.add_session_config_entry("session.x64quantprecision", "1")  # as the server: no products that overflow
     return ort.InferenceSession(path, options, providers=[PROVIDER])
 

@@ -4,6 +4,7 @@ Nothing is read until an array is used, and then by the page: weights that are F
 and those that are not taken cost none at all.
 """
 
+import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,8 @@ class MappedTensors:
         self._path = path
         self._tensors = tensors
         try:
-            self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}.") from error
 
@@ -68,4 +70,8 @@ class MappedTensors:
             raise CheckpointError(
                 f"the tensor {name} is of type {tensor.type_name}; floating point of 16, 32 or 64 bits was expected."
             )
-        return np.ndarray(tensor.shape, tensor.dtype, self._bytes, tensor.offset, tensor.strides)
+        return np.ndarray(tensor.shape, tensor.dtype, self._map, tensor.offset, tensor.strides)
+
+    def release(self) -> None:
+        """Give back the memory of what was read; views stay good, and are read again when they are used."""
+        self._map.madvise(mmap.MADV_DONTNEED)

@@ -56,7 +56,10 @@ class TensorReader:
             )
         # A number beyond FP32's range becomes infinite, and is told below.
         with np.errstate(over="ignore"):
-            array = np.asarray(self._file_of[name].view(name), dtype=np.float32, order="C")
+            stored = self._file_of[name].view(name)
+            array = np.asarray(stored, dtype=np.float32, order="C")
+        if not np.may_share_memory(array, stored):
+            self._file_of[name].release()  # A copy: what it was made from is not needed again.
         if not np.isfinite(array).all():
             raise CheckpointError(f"the tensor {name} has values that are not finite: the checkpoint is damaged.")
         return array
