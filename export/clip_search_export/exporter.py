@@ -19,7 +19,7 @@ from clip_search_export.quantization.variant import quantize_towers
 from clip_search_export.reference.towers import embed_images, embed_texts
 from clip_search_export.sources import LocalCheckpoint, locate
 from clip_search_export.space import compute_space_id
-from clip_search_server.bundle import INT8, Bundle, Manifest, Variant
+from clip_search_server.bundle import INT8, Bundle, Variant
 from clip_search_server.encoder.tokens import Tokenizer
 
 __all__ = ["export"]
@@ -85,12 +85,12 @@ def _write_bundle(  # noqa: PLR0917 - what makes a bundle
     settings = dataclasses.replace(checkpoint.describe(), space_id=compute_space_id(checkpoint))
     draft = draft_manifest(settings, local, precision, _NAME)
     image = _prove_image_tower(folder / IMAGE_FILE, checkpoint, precision, progress)
-    text = _prove_text_tower(folder / TEXT_FILE, checkpoint, draft, precision, progress)
+    tokenizer = Tokenizer(checkpoint.tokenizer_json, draft)
+    text = _prove_text_tower(folder / TEXT_FILE, checkpoint, tokenizer, precision, progress)
     quantized = {}
     if samples is not None:
         draft = dataclasses.replace(draft, variants={**draft.variants, INT8: _INT8_VARIANT})
         paths = folder / _INT8_VARIANT.image, folder / _INT8_VARIANT.text
-        tokenizer = Tokenizer(checkpoint.tokenizer_json, draft)
         quantized[INT8] = quantize_towers(*paths, checkpoint, tokenizer, samples, progress)
     progress("sealing the bundle")
     seal(folder, draft, REFERENCE, image, text, quantized)
@@ -112,11 +112,10 @@ def _prove_image_tower(path: Path, checkpoint: Checkpoint, precision: PrecisionN
 
 
 def _prove_text_tower(
-    path: Path, checkpoint: Checkpoint, manifest: Manifest, precision: PrecisionName, progress: Progress
+    path: Path, checkpoint: Checkpoint, tokenizer: Tokenizer, precision: PrecisionName, progress: Progress
 ) -> Proof:
     progress("computing the reference of the text tower")
-    tokenizer = Tokenizer(checkpoint.tokenizer_json, manifest)
-    inputs = make_text_inputs(tokenizer, manifest.context_length, manifest.pad_token_id)
+    inputs = make_text_inputs(tokenizer, checkpoint.context_length, checkpoint.pad_token_id)
     reference = embed_texts(inputs.ids, inputs.ends, checkpoint.text)
     formats = {name: precision_of(name, reference.activation_max) for name in stages(precision)}
 

@@ -26,6 +26,7 @@ from clip_search_export.reference.towers import embed_images, embed_texts
 from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.text_cleaning import clean_text
 from clip_search_server.encoder.tokens import Tokenizer
+from tests.parity.references import Reference
 from tests.parity.served import served_pixels
 from tests.unit.export.random_siglip import write_siglip
 
@@ -78,7 +79,7 @@ def _train(folder: Path, version: int) -> None:
     (folder / name).write_bytes(model.getvalue())
 
 
-class Case:
+class Case(Reference):
     """One random checkpoint and transformers' model of it."""
 
     def __init__(self, folder: Path, **arguments: Any) -> None:
@@ -109,19 +110,9 @@ class Case:
         return ids
 
     @torch.inference_mode()
-    def image_embeddings(self) -> np.ndarray:
-        """Return what transformers makes of the pictures: (pictures, dim)."""
-        pixels = self.processor(self.pictures, return_tensors="pt")["pixel_values"]
-        return _unit(self.model.get_image_features(pixel_values=pixels))
-
-    @torch.inference_mode()
     def text_embeddings(self) -> np.ndarray:
         """Return what transformers makes of the texts: (texts, dim)."""
-        return _unit(self.model.get_text_features(input_ids=torch.tensor(self.ids())))
-
-
-def _unit(features: torch.Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(features.double(), dim=-1).numpy()
+        return self._unit(self.model.get_text_features(input_ids=torch.tensor(self.ids())))
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))

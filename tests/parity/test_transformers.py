@@ -21,6 +21,7 @@ from clip_search_export.precision import PrecisionName
 from clip_search_export.reference.towers import embed_images, embed_texts
 from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.tokens import Tokenizer
+from tests.parity.references import Reference
 from tests.parity.served import served_pixels
 from tests.unit.export.random_checkpoints import write_hf_clip
 
@@ -45,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-class Case:
+class Case(Reference):
     """One random checkpoint, its bundle's source, and transformers' model of it."""
 
     def __init__(self, folder: Path) -> None:
@@ -62,20 +63,10 @@ class Case:
         self.texts = [*words, *make_texts()]
 
     @torch.inference_mode()
-    def image_embeddings(self) -> np.ndarray:
-        """Return what transformers makes of the pictures: (pictures, dim)."""
-        pixels = self.processor(self.pictures, return_tensors="pt")["pixel_values"]
-        return _unit(self.model.get_image_features(pixel_values=pixels))
-
-    @torch.inference_mode()
     def text_embeddings(self) -> np.ndarray:
         """Return what transformers makes of the texts, padded to the context as it ships: (texts, dim)."""
         tokens = self.tokenizer(self.texts, padding="max_length", truncation=True, return_tensors="pt")
-        return _unit(self.model.get_text_features(**tokens))
-
-
-def _unit(features: torch.Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(features.double(), dim=-1).numpy()
+        return self._unit(self.model.get_text_features(**tokens))
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))

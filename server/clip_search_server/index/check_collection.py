@@ -22,7 +22,7 @@ from clip_search_server.errors import ClipSearchError, DataLossError, FailedPrec
 from clip_search_server.index import page_checksums
 from clip_search_server.index.damage import Report
 from clip_search_server.index.derived import find_damage
-from clip_search_server.index.engines import EngineMissingError, Engines, chosen_engine
+from clip_search_server.index.engines import EngineMissingError, engine_named
 from clip_search_server.index.entries import KINDS, SegmentEntry
 from clip_search_server.index.findings import REBUILD, RESTORE, WRITE_AGAIN, CollectionReport
 from clip_search_server.index.generations import Generations, Manifest
@@ -32,7 +32,7 @@ from clip_search_server.index.rows import crc_of
 from clip_search_server.index.schema import Identity, read_identity, store_path
 from clip_search_server.index.scoring import unit_vector
 from clip_search_server.index.sealed import SealedPart
-from clip_search_server.index.segment_files import check_file, load_segment, path_of
+from clip_search_server.index.segment_files import check_file, load_checked_segment, path_of
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.types import FloatArray, IntArray
 
@@ -196,8 +196,8 @@ class CollectionCheck:
         if damaged:
             return None
         try:
-            engines = Engines(chosen_engine(self._settings, self._report), self._settings)
-            return load_segment(folder, entry, engines, dim=dim, settings=self._settings)
+            engine = engine_named(entry.engine, self._settings)
+            return load_checked_segment(folder, entry, engine, dim=dim, settings=self._settings)
         except EngineMissingError as error:
             self._result.notes.append(f"the graph of segment {entry.name} was not looked at: {error}")
             return None

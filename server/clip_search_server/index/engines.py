@@ -12,7 +12,7 @@ from clip_search_server.index.damage import Report
 from clip_search_server.index.segment import SegmentEngine
 from clip_search_server.index.settings import IndexSettings
 
-__all__ = ["EngineMissingError", "Engines", "chosen_engine"]
+__all__ = ["EngineMissingError", "Engines", "chosen_engine", "engine_named"]
 
 # In the order in which `auto` tries them; `bench/bench_engines.py` measures what the order rests on.
 _AUTOMATIC = ("hnswlib", "faiss", "usearch")
@@ -43,7 +43,7 @@ class Engines:
 
     def named(self, name: str) -> SegmentEngine:
         """Return the engine of that name; raise EngineMissingError where it cannot be had."""
-        return self.builder if name == self.builder.name else _make(name, self._settings)
+        return self.builder if name == self.builder.name else engine_named(name, self._settings)
 
 
 def chosen_engine(settings: IndexSettings, report: Report) -> SegmentEngine:
@@ -57,11 +57,11 @@ def chosen_engine(settings: IndexSettings, report: Report) -> SegmentEngine:
         EngineMissingError: it is not installed; the message says how to.
     """
     if settings.engine != "auto":
-        return _make(settings.engine, settings)
+        return engine_named(settings.engine, settings)
     missing: list[str] = []
     for name in _AUTOMATIC:
         try:
-            engine = _make(name, settings)
+            engine = engine_named(name, settings)
         except EngineMissingError as error:
             missing.append(str(error))
             continue
@@ -71,7 +71,8 @@ def chosen_engine(settings: IndexSettings, report: Report) -> SegmentEngine:
     raise EngineMissingError(f"no engine for segments can be imported: {'; '.join(missing)}")
 
 
-def _make(name: str, settings: IndexSettings) -> SegmentEngine:
+def engine_named(name: str, settings: IndexSettings) -> SegmentEngine:
+    """Return the engine of that name; raise EngineMissingError where it cannot be had."""
     if name not in _CLASSES:
         raise EngineMissingError(f"engine {name!r}: this release knows {', '.join(_CLASSES)} alone")
     module, class_name = _CLASSES[name]

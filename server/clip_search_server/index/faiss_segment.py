@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 
 from clip_search_server.errors import DataLossError
-from clip_search_server.index.segment import BuildCancelledError
+from clip_search_server.index.building import parameters_of, parts_to_insert
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.types import FloatArray, IntArray
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import faiss
 
-_INSERTED_AT_ONCE = 2048  # between two looks at `cancelled`
 _WRITTEN_AT_ONCE_BYTES = 1 << 20
 # How the file of an HNSW graph over plain vectors begins: other kinds of index are not even parsed.
 _MAGIC = b"IHNf"
@@ -71,7 +70,7 @@ class FaissEngine:
     @property
     def parameters(self) -> Mapping[str, int]:
         """What graphs are built with."""
-        return {"graph_links": self._settings.graph_links, "ef_construction": self._settings.ef_construction}
+        return parameters_of(self._settings)
 
     def build(self, vectors: FloatArray, cancelled: Callable[[], bool]) -> FaissSegment:  # (nodes, dim)
         """Build a graph of distinct unit vectors."""
@@ -96,10 +95,8 @@ class FaissEngine:
     ) -> FaissSegment:
         faiss.omp_set_num_threads(self._settings.build_threads)
         graph.hnsw.efConstruction = self._settings.ef_construction
-        for start in range(graph.ntotal, len(vectors), _INSERTED_AT_ONCE):
-            if cancelled():
-                raise BuildCancelledError
-            graph.add(vectors[start : start + _INSERTED_AT_ONCE])
+        for _first, part in parts_to_insert(graph.ntotal, vectors, cancelled):
+            graph.add(part)
         return FaissSegment(graph)
 
 

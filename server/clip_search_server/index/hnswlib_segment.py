@@ -27,11 +27,10 @@ import hnswlib
 import numpy as np
 
 from clip_search_server.errors import DataLossError
-from clip_search_server.index.segment import BuildCancelledError
+from clip_search_server.index.building import check_size, parameters_of, parts_to_insert
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.types import FloatArray, IntArray
 
-_INSERTED_AT_ONCE = 2048  # between two looks at `cancelled`
 _RANDOM_SEED = 100
 # The file begins with: offset of level 0, capacity, node count, bytes a node, offset of its label, offset of its
 # vector, top level, entry node, three link bounds, the level multiplier, ef_construction. The vector lies between the
@@ -68,10 +67,7 @@ class HnswlibSegment:
     def save(self, path: Path) -> None:
         """Write the graph; raise OSError if the disk did not take every byte."""
         self._graph.save_index(str(path))
-        wanted = int(self._graph.index_file_size())
-        written = path.stat().st_size if path.exists() else 0
-        if written != wanted:
-            raise OSError(f"{path}: {written} of {wanted} bytes could be written; is the disk full?")
+        check_size(path, int(self._graph.index_file_size()))
 
 
 class HnswlibEngine:
@@ -85,7 +81,7 @@ class HnswlibEngine:
     @property
     def parameters(self) -> Mapping[str, int]:
         """What graphs are built with."""
-        return {"graph_links": self._settings.graph_links, "ef_construction": self._settings.ef_construction}
+        return parameters_of(self._settings)
 
     def build(self, vectors: FloatArray, cancelled: Callable[[], bool]) -> HnswlibSegment:  # (nodes, dim)
         """Build a graph of distinct unit vectors."""
@@ -112,15 +108,12 @@ class HnswlibEngine:
     def _insert(
         self,
         graph: Any,  # noqa: ANN401 - hnswlib has no types
-        first: int,
+        held: int,
         vectors: FloatArray,
         cancelled: Callable[[], bool],
     ) -> HnswlibSegment:
-        for start in range(first, len(vectors), _INSERTED_AT_ONCE):
-            if cancelled():
-                raise BuildCancelledError
-            part = vectors[start : start + _INSERTED_AT_ONCE]
-            nodes = np.arange(start, start + len(part))
+        for first, part in parts_to_insert(held, vectors, cancelled):
+            nodes = np.arange(first, first + len(part))
             graph.add_items(part, nodes, num_threads=self._settings.build_threads)
         return HnswlibSegment(graph)
 

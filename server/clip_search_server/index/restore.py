@@ -8,7 +8,8 @@ from clip_search_server.index.backup import BACKUP_FORMAT_VERSION, MANIFEST_NAME
 from clip_search_server.index.checked_json import read_checked
 from clip_search_server.index.damage import Report
 from clip_search_server.index.entries import FileEntry
-from clip_search_server.index.files import make_folder, sha256_of, sync_folder, sync_tree
+from clip_search_server.index.files import make_folder, sync_folder, sync_tree
+from clip_search_server.index.segment_files import check_file
 
 
 def restore(source: Path, data: Path, *, report: Report) -> dict[str, FileEntry]:
@@ -87,6 +88,8 @@ def _copy_files(source: Path, target: Path, files: dict[str, FileEntry], report:
 def _problem(path: Path, entry: FileEntry) -> str | None:
     if not path.is_file():
         return f"{path} is missing"
-    if path.stat().st_size != entry.bytes:
-        return f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}"
-    return None if sha256_of(path) == entry.sha256 else f"{path} fails its SHA-256 check"
+    try:
+        check_file(path, entry)
+    except DataLossError as error:
+        return str(error)
+    return None

@@ -83,9 +83,7 @@ def _write(
 def load_segment(
     folder: Path, entry: SegmentEntry, engines: Engines, *, dim: int, settings: IndexSettings
 ) -> SealedPart:
-    """Check a segment's files against their entry and load them; every row is taken to be alive.
-
-    A segment that was never tuned, or not for these settings, is tuned now; its next manifest records it.
+    """Check a segment's files against their entry and load them; see `load_checked_segment`.
 
     Raises:
         DataLossError: a file is missing, has another size or digest, or does not hold what the entry says.
@@ -94,6 +92,19 @@ def load_segment(
     engine = engines.named(entry.engine)
     for kind in KINDS:
         checked_file(folder, entry, kind)
+    return load_checked_segment(folder, entry, engine, dim=dim, settings=settings)
+
+
+def load_checked_segment(
+    folder: Path, entry: SegmentEntry, engine: SegmentEngine, *, dim: int, settings: IndexSettings
+) -> SealedPart:
+    """Load a segment whose files have passed their digest checks, with its own engine; every row is taken to be alive.
+
+    A segment that was never tuned, or not for these settings, is tuned now; its next manifest records it.
+
+    Raises:
+        DataLossError: a file does not hold what the entry says.
+    """
     rows = _load_rows(folder, entry, dim)
     graph = path_of(folder, entry.name, "graph")
     segment = engine.load(graph, node_count=entry.node_count, dim=dim)

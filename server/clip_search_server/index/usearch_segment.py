@@ -19,11 +19,9 @@ import numpy as np
 from usearch.index import Index, MetricKind, ScalarKind
 
 from clip_search_server.errors import DataLossError
-from clip_search_server.index.segment import BuildCancelledError
+from clip_search_server.index.building import check_size, parameters_of, parts_to_insert
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.types import FloatArray, IntArray
-
-_INSERTED_AT_ONCE = 2048  # between two looks at `cancelled`
 
 
 class UsearchSegment:
@@ -51,10 +49,7 @@ class UsearchSegment:
             self._graph.save(path)
         except RuntimeError as error:
             raise OSError(f"{path} cannot be written ({error}); is the disk full?") from error
-        wanted = int(self._graph.serialized_length)
-        written = path.stat().st_size
-        if written != wanted:
-            raise OSError(f"{path}: {written} of {wanted} bytes could be written; is the disk full?")
+        check_size(path, int(self._graph.serialized_length))
 
 
 class UsearchEngine:
@@ -68,7 +63,7 @@ class UsearchEngine:
     @property
     def parameters(self) -> Mapping[str, int]:
         """What graphs are built with."""
-        return {"graph_links": self._settings.graph_links, "ef_construction": self._settings.ef_construction}
+        return parameters_of(self._settings)
 
     def build(self, vectors: FloatArray, cancelled: Callable[[], bool]) -> UsearchSegment:  # (nodes, dim)
         """Build a graph of distinct unit vectors."""
@@ -101,11 +96,8 @@ class UsearchEngine:
         vectors: FloatArray,
         cancelled: Callable[[], bool],
     ) -> UsearchSegment:
-        for start in range(len(graph), len(vectors), _INSERTED_AT_ONCE):
-            if cancelled():
-                raise BuildCancelledError
-            part = vectors[start : start + _INSERTED_AT_ONCE]
-            graph.add(np.arange(start, start + len(part), dtype=np.uint64), part, threads=self._settings.build_threads)
+        for first, part in parts_to_insert(len(graph), vectors, cancelled):
+            graph.add(np.arange(first, first + len(part), dtype=np.uint64), part, threads=self._settings.build_threads)
         return UsearchSegment(graph)
 
     def _load(self, path: Path, *, node_count: int, dim: int) -> Any:  # noqa: ANN401 - an Index

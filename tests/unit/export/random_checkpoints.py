@@ -25,6 +25,7 @@ __all__ = [
     "add_hf_block",
     "add_linear",
     "add_norm",
+    "hf_transformer",
     "make_byte_pairs",
     "open_clip_config",
     "open_clip_tensors",
@@ -290,6 +291,17 @@ def _hf_dimensions(overrides: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def hf_transformer(dims: Mapping[str, Any], tower: str) -> dict[str, Any]:
+    """Return what the section of one tower, ``text`` or ``vision``, says of its transformer in a `config.json`."""
+    return {
+        "hidden_size": dims[f"{tower}_width"],
+        "intermediate_size": dims[f"{tower}_hidden"],
+        "num_hidden_layers": dims[f"{tower}_layers"],
+        "num_attention_heads": dims[f"{tower}_heads"],
+        "hidden_act": dims["activation"],
+    }
+
+
 def _hf_config(dims: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
     eos = dims["eos_token_id"]
     return {
@@ -298,24 +310,16 @@ def _hf_config(dims: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[s
         "projection_dim": dims["embedding_dim"],
         "text_config": {
             "vocab_size": dims["vocab_size"],
-            "hidden_size": dims["text_width"],
-            "intermediate_size": dims["text_hidden"],
-            "num_hidden_layers": dims["text_layers"],
-            "num_attention_heads": dims["text_heads"],
+            **hf_transformer(dims, "text"),
             "max_position_embeddings": dims["context_length"],
-            "hidden_act": dims["activation"],
             "bos_token_id": vocabulary[_SPECIAL_TOKENS[0]],
             "eos_token_id": vocabulary[_SPECIAL_TOKENS[1]] if eos is None else eos,
             "projection_dim": dims["embedding_dim"],
         },
         "vision_config": {
-            "hidden_size": dims["vision_width"],
-            "intermediate_size": dims["vision_hidden"],
-            "num_hidden_layers": dims["vision_layers"],
-            "num_attention_heads": dims["vision_heads"],
+            **hf_transformer(dims, "vision"),
             "image_size": dims["image_size"],
             "patch_size": dims["patch_size"],
-            "hidden_act": dims["activation"],
             "projection_dim": dims["embedding_dim"],
         },
     }

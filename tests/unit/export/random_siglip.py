@@ -21,6 +21,7 @@ from tests.unit.export.random_checkpoints import (
     add_hf_block,
     add_linear,
     add_norm,
+    hf_transformer,
 )
 
 __all__ = [
@@ -145,23 +146,15 @@ def _config(dims: dict[str, Any]) -> dict[str, Any]:
         "text_config": {
             "model_type": "siglip_text_model",
             "vocab_size": dims["vocab_size"],
-            "hidden_size": dims["text_width"],
-            "intermediate_size": dims["text_hidden"],
-            "num_hidden_layers": dims["text_layers"],
-            "num_attention_heads": dims["text_heads"],
+            **hf_transformer(dims, "text"),
             "max_position_embeddings": dims["context_length"],
-            "hidden_act": dims["activation"],
             "projection_size": dims["vision_width"],
         },
         "vision_config": {
             "model_type": "siglip_vision_model",
-            "hidden_size": dims["vision_width"],
-            "intermediate_size": dims["vision_hidden"],
-            "num_hidden_layers": dims["vision_layers"],
-            "num_attention_heads": dims["vision_heads"],
+            **hf_transformer(dims, "vision"),
             "image_size": dims["image_size"],
             "patch_size": dims["patch_size"],
-            "hidden_act": dims["activation"],
         },
     }
 

@@ -1,5 +1,8 @@
 """What the index's tests share: an exact engine behind the segment protocol, a model of a collection, random data."""
 
+import hashlib
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +17,7 @@ from clip_search_server.index.types import FloatArray, IntArray
 DIM = 16
 SPACE = "space-of-the-tests"
 WAIT_SECONDS_MAX = 60.0
+REPO = Path(__file__).parents[3]
 
 
 class BruteForceSegment:
@@ -126,3 +130,37 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true within a minute"
         time.sleep(0.002)
+
+
+def silent(_line: str) -> None:
+    """Take a line of progress and say nothing."""
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a data folder, but for its lock, by relative path."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one bit of a file: the lowest of the byte at `at`."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def write_and_die(folder: Path, *, snapshot: bool = False) -> None:
+    """Let a process write the item "only in the log" to a collection, publish a generation if told, and end at once."""
+    program = (
+        "import os, sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from clip_search_server.index import Collection, Record\n"
+        "collection = Collection.open_existing(Path(sys.argv[1]))\n"
+        f"collection.upsert([Record('only in the log', np.ones({DIM}))])\n"
+        f"{'collection.snapshot()' if snapshot else ''}\n"
+        "os._exit(1)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(folder)], cwd=REPO, check=False)

@@ -12,13 +12,9 @@ from clip_search_server.index.migrations import Migration, migrate, plan_migrati
 from clip_search_server.index.restore import read_backup
 from clip_search_server.index.schema import FORMAT_VERSION, format_version_of, store_path
 from clip_search_server.maintenance_commands import migrate as migrate_command
-from tests.unit.index.support import DIM, SPACE, random_vectors
+from tests.unit.index.support import DIM, SPACE, random_vectors, silent
 
 VECTORS = random_vectors(3, seed=1)
-
-
-def _silent(_line: str) -> None:
-    return
 
 
 def _shout(connection: apsw.Connection, _folder: Path) -> None:
@@ -36,7 +32,7 @@ STEPS = (Migration(1, "shout", _shout), Migration(2, "say nothing", lambda _conn
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A data folder with one item."""
-    with DataFolder(tmp_path / "data", _silent) as folder:
+    with DataFolder(tmp_path / "data", silent) as folder:
         folder.create("pets", Space(SPACE, DIM))
         collection = Collection.open_existing(folder.folder_of("pets"))
         collection.upsert([Record("item", VECTORS[0])])
@@ -51,7 +47,7 @@ def test_the_list_of_steps_has_no_gap() -> None:
 
 def test_the_present_format_needs_nothing(data: Path, tmp_path: Path) -> None:
     """No step, no backup; the command says so."""
-    assert migrate(data, tmp_path / "backups", report=_silent) is None
+    assert migrate(data, tmp_path / "backups", report=silent) is None
     assert not (tmp_path / "backups").exists()
     result = CliRunner().invoke(migrate_command, ["--data", str(data)])
     assert (result.exit_code, result.stdout.startswith("nothing to do")) == (0, True)
@@ -70,7 +66,7 @@ def test_steps_are_taken_in_order_after_a_backup(data: Path, tmp_path: Path) -> 
         "collection pets: format 1 to 2: shout",
         "collection pets: format 2 to 3: say nothing",
     ]
-    assert migrate(data, tmp_path / "backups", report=_silent, migrations=STEPS, target=3) is None
+    assert migrate(data, tmp_path / "backups", report=silent, migrations=STEPS, target=3) is None
 
 
 def test_a_dry_run_prints_the_steps_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +90,7 @@ def test_a_step_that_fails_changes_nothing(data: Path, tmp_path: Path) -> None:
     """Its transaction is undone, and the collection opens as before."""
     tripping = (Migration(1, "trip", _trip),)
     with pytest.raises(UnavailableError, match="a_table_that_is_not_there"):
-        migrate(data, tmp_path / "backups", report=_silent, migrations=tripping, target=2)
+        migrate(data, tmp_path / "backups", report=silent, migrations=tripping, target=2)
     collection = Collection.open_existing(data / "collections" / "pets")
     assert collection.get(["item"]) != [None]
     collection.close()

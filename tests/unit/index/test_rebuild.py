@@ -11,19 +11,15 @@ from clip_search_server.index.findings import CollectionReport
 from clip_search_server.index.rebuild import rebuild_collection
 from clip_search_server.index.schema import store_path
 from tests.unit.index.crashes import CrashError, crash_at
-from tests.unit.index.support import DIM, SPACE, BruteForceEngine, random_vectors, wait_until
+from tests.unit.index.support import DIM, SPACE, BruteForceEngine, random_vectors, silent, wait_until
 
 VECTORS = random_vectors(130, seed=3)
 SETTINGS = IndexSettings(tail_rows_max=64)
 
 
-def _silent(_line: str) -> None:
-    return
-
-
 def _answers(folder: Path) -> object:
     collection = Collection.open(
-        folder, dim=DIM, space_id=SPACE, settings=SETTINGS, engine=BruteForceEngine(), progress=_silent
+        folder, dim=DIM, space_id=SPACE, settings=SETTINGS, engine=BruteForceEngine(), progress=silent
     )
     try:
         stats = collection.stats()
@@ -49,7 +45,7 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new_generation(tmp_path: Path
         with pytest.MonkeyPatch.context() as patch:
             crash_at(patch, step)
             try:
-                rebuild_collection(folder, "it", report=_silent, settings=SETTINGS, engine=BruteForceEngine())
+                rebuild_collection(folder, "it", report=silent, settings=SETTINGS, engine=BruteForceEngine())
             except CrashError:
                 crashed = True
         assert _answers(folder) == before, f"crash at step {step}"
@@ -71,11 +67,11 @@ def test_what_filters_find_items_by_is_checked_and_made_anew(tmp_path: Path) -> 
         connection.execute("DELETE FROM attributes WHERE label = 7")
 
     def check() -> CollectionReport:
-        return CollectionCheck("it", folder, settings=SETTINGS, report=_silent).run()
+        return CollectionCheck("it", folder, settings=SETTINGS, report=silent).run()
 
     (finding,) = check().found
     assert "index of attributes does not say what its row says" in finding.problem
     assert "clip-search rebuild" in finding.remedy
     assert check().found == [finding]
-    rebuild_collection(folder, "it", report=_silent, settings=SETTINGS)
+    rebuild_collection(folder, "it", report=silent, settings=SETTINGS)
     assert check().found == []

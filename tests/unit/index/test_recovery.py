@@ -12,7 +12,7 @@ import pytest
 from clip_search_server.errors import DataLossError, FailedPreconditionError, SpaceMismatchError
 from clip_search_server.index import Collection, IndexSettings, Record
 from tests.unit.index.conftest import OpenCollection
-from tests.unit.index.support import DIM, SPACE, exact_neighbours, model_of, random_vectors, wait_until
+from tests.unit.index.support import DIM, SPACE, exact_neighbours, flip, model_of, random_vectors, wait_until
 
 VECTORS = random_vectors(300, seed=1)
 QUERIES = random_vectors(5, seed=2)
@@ -90,7 +90,7 @@ def test_a_flipped_byte_in_a_segment_is_noticed(
 ) -> None:
     """The damaged segment is reported and left out; its items are served from the store, and sealed anew."""
     path = min((folder / "segments").glob(f"*.{kind}"))
-    _flip(path, int(place * path.stat().st_size))
+    flip(path, int(place * path.stat().st_size))
     collection = open_collection(SETTINGS)
     assert any(path.name in sentence and "SHA-256" in sentence for sentence in collection.stats().damage)
     _assert_equals_its_store(collection)
@@ -121,7 +121,7 @@ def test_a_damaged_manifest_gives_way_to_the_one_before(
     """The newest whole generation is loaded, and the damaged one is reported."""
     newest = max((folder / "generations").iterdir())
     if harm == "flipped":
-        _flip(newest, newest.read_bytes().index(b'"rows"') + 40)
+        flip(newest, newest.read_bytes().index(b'"rows"') + 40)
     else:
         newest.write_bytes(newest.read_bytes()[:200] if harm == "truncated" else b"")
     collection = open_collection(SETTINGS)
@@ -281,9 +281,3 @@ def test_interval_durability_survives_a_clean_restart(open_collection: OpenColle
     assert collection.sequence == sequence
     assert collection.stats().damage == ()
     _assert_equals_its_store(collection)
-
-
-def _flip(path: Path, at: int) -> None:
-    whole = bytearray(path.read_bytes())
-    whole[at] ^= 1
-    path.write_bytes(whole)

@@ -1,11 +1,8 @@
 """The commands that look after a data folder: damage of every kind of file is named, and rebuilding mends it."""
 
-import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import apsw
@@ -14,22 +11,28 @@ from click.testing import CliRunner, Result
 
 from clip_search_server.index import Collection, DataFolder, IndexSettings, Record, Space, page_checksums
 from clip_search_server.maintenance_commands import backup, check, rebuild, restore
-from tests.unit.index.support import DIM, SPACE, exact_neighbours, model_of, random_vectors, wait_until
+from tests.unit.index.support import (
+    DIM,
+    SPACE,
+    digests_of,
+    exact_neighbours,
+    flip,
+    model_of,
+    random_vectors,
+    silent,
+    wait_until,
+    write_and_die,
+)
 
 VECTORS = random_vectors(300, seed=9)
 SETTINGS = IndexSettings(tail_rows_max=64, segments_max=8)
-REPO = Path(__file__).parents[3]
-
-
-def _silent(_line: str) -> None:
-    return
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with a collection of 256 items, most of them in segments, and an empty one with an alias."""
     data = tmp_path_factory.mktemp("original") / "data"
-    with DataFolder(data, _silent) as folder:
+    with DataFolder(data, silent) as folder:
         folder.create("pets", Space(SPACE, DIM))
         folder.create("empty", Space(SPACE, DIM))
         folder.set_aliases({"current": "empty"})
@@ -57,27 +60,13 @@ def data(original: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "lock"
-    }
-
-
 def _run_check(data: Path) -> Result:
     """Run the check, which must change nothing."""
-    before = _digests(data)
+    before = digests_of(data)
     result = CliRunner().invoke(check, ["--data", str(data)])
-    assert _digests(data) == before
+    assert digests_of(data) == before
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
-
-
-def _flip(path: Path, at: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.write_bytes(content)
 
 
 def _store(data: Path) -> Path:
@@ -95,7 +84,7 @@ def test_a_whole_folder_is_whole(data: Path) -> None:
 
 def test_the_json_of_a_check(data: Path) -> None:
     """For programs: whether all is whole, and every finding with its subject, problem and remedy."""
-    _flip(min(data.rglob("*.rows")), 100)
+    flip(min(data.rglob("*.rows")), 100)
     result = CliRunner().invoke(check, ["--data", str(data), "--json", "--quiet"])
     assert result.exit_code == 1
     document = json.loads(result.stdout)
@@ -106,15 +95,7 @@ def test_the_json_of_a_check(data: Path) -> None:
 
 def test_a_log_that_a_crash_left_is_read_and_left(data: Path) -> None:
     """Writes that are only in the log count, and neither log nor store is touched."""
-    crashing = (
-        "import os, sys, numpy as np\n"
-        "from pathlib import Path\n"
-        "from clip_search_server.index import Collection, Record\n"
-        "collection = Collection.open_existing(Path(sys.argv[1]))\n"
-        f"collection.upsert([Record('only in the log', np.ones({DIM}))])\n"
-        "os._exit(1)\n"
-    )
-    subprocess.run([sys.executable, "-c", crashing, str(_store(data).parent)], cwd=REPO, check=False)
+    write_and_die(_store(data).parent)
     assert Path(f"{_store(data)}-wal").stat().st_size
     result = _run_check(data)
     assert "collection pets: 256 items up to write 259" in result.stdout
@@ -123,18 +104,9 @@ def test_a_log_that_a_crash_left_is_read_and_left(data: Path) -> None:
 
 def test_a_damaged_log_is_noticed_by_what_a_generation_says(data: Path) -> None:
     """SQLite takes what follows a wrong byte in the log for never written; a generation knows better."""
-    crashing = (
-        "import os, sys, numpy as np\n"
-        "from pathlib import Path\n"
-        "from clip_search_server.index import Collection, Record\n"
-        "collection = Collection.open_existing(Path(sys.argv[1]))\n"
-        f"collection.upsert([Record('only in the log', np.ones({DIM}))])\n"
-        "collection.snapshot()\n"
-        "os._exit(1)\n"
-    )
-    subprocess.run([sys.executable, "-c", crashing, str(_store(data).parent)], cwd=REPO, check=False)
+    write_and_die(_store(data).parent, snapshot=True)
     log = Path(f"{_store(data)}-wal")
-    _flip(log, 32 + 24 + 100)  # in the first page of the log
+    flip(log, 32 + 24 + 100)  # in the first page of the log
     result = _run_check(data)
     assert result.exit_code == 1
     assert "ends at sequence 258 although generation" in result.stdout
@@ -147,7 +119,7 @@ def test_damaged_segment_files_are_named_and_rebuilding_mends_them(data: Path, k
     """Each with its path and what to do; afterwards all is whole and answers are exact."""
     path = min(data.rglob(f"*.{kind}"))
     if harm == "flipped":
-        _flip(path, path.stat().st_size // 2)
+        flip(path, path.stat().st_size // 2)
     elif harm == "truncated":
         path.write_bytes(path.read_bytes()[:-1])
     else:
@@ -192,7 +164,7 @@ def test_a_damaged_page_is_named(data: Path) -> None:
         "SELECT pageno FROM dbstat WHERE name = 'sqlite_autoindex_items_1' AND pagetype = 'leaf' LIMIT 1"
     ).fetchall()[0]
     connection.close()
-    _flip(_store(data), int(str(page)) * 8192 - 12)
+    flip(_store(data), int(str(page)) * 8192 - 12)
     result = _run_check(data)
     assert result.exit_code == 1
     assert f"pages fail their checksum: {page}" in result.stdout
@@ -294,7 +266,7 @@ def test_a_damaged_catalog_is_named_and_written_anew(data: Path, harm: str) -> N
 
 def test_every_command_refuses_a_folder_in_use(data: Path, tmp_path: Path) -> None:
     """The message names the folder and the process."""
-    with DataFolder(data, _silent):
+    with DataFolder(data, silent):
         for command, more in (
             (check, []),
             (rebuild, []),
