@@ -188,11 +188,17 @@ def _exact_ranks(queries: Sequence[Query], texts: FloatArray, pictures: Mapping[
     return ranks
 
 
-def shortcomings(by_name: Evaluation, by_phrase: Evaluation, named: Evaluation) -> list[str]:
-    """Return a sentence for every bar that was missed; none when the demo model is as good as it must be."""
+def shortcomings(by_name: Evaluation, by_phrase: Evaluation, named: Evaluation | None) -> list[str]:
+    """Return a sentence for every bar that was missed; none when the demo model is as good as it must be.
+
+    Args:
+        by_name: held to its recall@10.
+        by_phrase: likewise.
+        named: each query must be found; None where the model is not held to them.
+    """
     found = [
         f"“{outcome.query.text}” shows no right picture among the first {NAMED_RANK_MAX}"
-        for outcome in named.outcomes
+        for outcome in (named.outcomes if named else ())
         if not outcome.is_found(NAMED_RANK_MAX)
     ]
     for evaluation, recall_min in ((by_name, NAME_RECALL_MIN), (by_phrase, PHRASE_RECALL_MIN)):

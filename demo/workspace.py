@@ -53,9 +53,9 @@ class Workspace:
         """What the server wrote, all starts of this run together."""
         return self.folder / "server.log"
 
-    def export_bundle(self) -> None:
-        """Export the embedded demo model to FP16 ONNX with `clip-search export`."""
-        run_program("clip-search", "export", "demo", shown(self.bundle))
+    def export_bundle(self, model: str = "demo") -> None:
+        """Export an embedded demo model, ``demo`` or ``demo-vit``, to FP16 ONNX with `clip-search export`."""
+        run_program("clip-search", "export", model, shown(self.bundle))
 
     def start_server(self, *, listen: str = "127.0.0.1:0") -> ServerProcess:
         """Start `clip-search serve` on the bundle and the data of this workspace."""

@@ -62,8 +62,8 @@ def export(  # noqa: PLR0917 - click passes options by name.
 ) -> None:
     """Turn the checkpoint SOURCE into a model bundle at OUT.
 
-    SOURCE is a hub id (owner/name), a local folder in Hugging Face or OpenCLIP layout, or "demo". The towers are
-    compared with a reference before anything is published; if a step fails, OUT is left as it was.
+    SOURCE is a hub id (owner/name), a local folder in Hugging Face or OpenCLIP layout, "demo" or "demo-vit". The
+    towers are compared with a reference before anything is published; if a step fails, OUT is left as it was.
     """
     if calibrate is not None and not int8:
         raise click.UsageError("--calibrate goes with --int8: nothing else is calibrated.")

@@ -41,7 +41,7 @@ def export(
     """Turn the checkpoint `source` into a bundle at `out`.
 
     Args:
-        source: `demo`, a local folder or a hub id.
+        source: `demo`, `demo-vit`, a local folder or a hub id.
         out: the bundle's folder; must not exist, or be empty.
         revision: a branch, tag or commit of the hub repository.
         precision: the format of weights and arithmetic.

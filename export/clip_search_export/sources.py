@@ -10,12 +10,12 @@ from clip_search_export.files.weight_files import Layout
 from clip_search_export.hub import HUB_ID, download_checkpoint
 from clip_search_export.hub_cache import Progress
 
-__all__ = ["DEMO", "LocalCheckpoint", "locate"]
-
-DEMO = "demo"
-"""The name of the model that comes with a source checkout."""
+__all__ = ["DEMOS", "LocalCheckpoint", "locate"]
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
+DEMOS = {"demo": _CHECKOUT / "demo" / "weights", "demo-vit": _CHECKOUT / "demo" / "weights-vit"}
+"""The models that come with a source checkout, by name; they differ in their image tower."""
+
 _LICENCE_LINE = re.compile(r"^licen[cs]e:\s*[\"']?([^\s\"']+)", re.MULTILINE)
 _README_CHARACTERS_MAX = 10_000
 
@@ -39,7 +39,7 @@ def locate(
     """Bring the checkpoint named `source` onto this machine.
 
     Args:
-        source: `demo`, a local folder or a hub id.
+        source: `demo`, `demo-vit`, a local folder or a hub id.
         revision: a branch, tag or commit of the hub repository; None is its main branch.
         progress: is told each large file as its download starts.
         layout: the one whose weights are downloaded; None takes the preferred of those that are there.
@@ -48,8 +48,8 @@ def locate(
         SourceError: it is nothing that exists, or it cannot be fetched; the message says what to do.
         CheckpointError: it is a single file in a format that is not read; the message says what to use instead.
     """
-    if source == DEMO:
-        return _locate_demo()
+    if source in DEMOS:
+        return _locate_demo(source)
     folder = Path(source).expanduser()
     if source and folder.is_dir():
         if revision is not None:
@@ -62,17 +62,17 @@ def locate(
     if HUB_ID.fullmatch(source):
         download = download_checkpoint(source, revision, progress, layout)
         return LocalCheckpoint(source, download.revision, download.folder, _read_licence(download.folder))
-    raise SourceError(f"{source} is neither a folder nor a hub id (owner/name) nor {DEMO!r}.")
+    raise SourceError(f"{source} is neither a folder nor a hub id (owner/name) nor one of {', '.join(DEMOS)}.")
 
 
-def _locate_demo() -> LocalCheckpoint:
-    folder = _CHECKOUT / "demo" / "weights"
+def _locate_demo(name: str) -> LocalCheckpoint:
+    folder = DEMOS[name]
     if not folder.is_dir():
         raise SourceError(
             f"the demo model is not at {folder}: it comes with a source checkout of clip-search, installed in editable "
             "mode. Export another model: clip-search export laion/CLIP-ViT-B-32-laion2B-s34B-b79K OUT."
         )
-    return LocalCheckpoint(DEMO, None, folder, _read_licence(folder))
+    return LocalCheckpoint(name, None, folder, _read_licence(folder))
 
 
 def _read_licence(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The demo model in 8 bits: calibrated on its own pictures, held to its gates, served."""
+"""The demo models in 8 bits: calibrated on its own pictures, held to its gates, served."""
 
 from pathlib import Path
 
@@ -17,15 +17,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TEXTS = ("a red apple", "an umbrella in the rain", "dog", "a house with a garden")
 
 
-@pytest.fixture(scope="module")
-def quantized(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The demo model with both variants."""
+@pytest.fixture(scope="module", params=["demo", "demo-vit"])
+def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Each demo model with both variants."""
     folder = tmp_path_factory.mktemp("int8")
     draw_samples(folder / "samples")
-    return export("demo", folder / "bundle", int8=True, calibration=folder / "samples" / "pictures")
+    return export(request.param, folder / "bundle", int8=True, calibration=folder / "samples" / "pictures")
 
 
-def test_the_demo_model_passes_the_gates_of_8_bits(quantized: Bundle) -> None:
+def test_each_demo_model_passes_the_gates_of_8_bits(quantized: Bundle) -> None:
     """On pictures and texts that calibration never saw, the mean centred cosine and the first ten pictures hold."""
     record = quantized.manifest.parity["int8"]
     assert record.image.inputs >= 100
