@@ -277,6 +277,8 @@ class Limits:
     queue_length_max: int
     ingest_streams_max: int
     collections_max: int
+    calls_max: int
+    bytes_in_flight_max: int
 
 
 @dataclass(frozen=True, slots=True)

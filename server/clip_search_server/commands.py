@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from clip_search_server.encoder.towers import EncoderSettings
 from clip_search_server.errors import ClipSearchError
 from clip_search_server.index import EngineChoice, IndexSettings
 from clip_search_server.limits import Limits
@@ -17,6 +18,13 @@ from clip_search_server.rpc.server import ServerOptions
 from clip_search_server.rpc.server import serve as run_server
 
 __all__ = ["serve"]
+
+_ENCODER_HELP = {
+    "image_threads": "Threads that compute pictures.",
+    "text_threads": "Threads that compute texts.",
+    "image_batch_max": "Pictures computed at a time.",
+    "text_batch_tokens_max": "Tokens of texts computed at a time, padding included.",
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +37,23 @@ def _limit_options(command: F) -> F:
         )
         command = option(command)
     return command
+
+
+def _encoder_options(command: F) -> F:
+    """Give `command` one option for each number that is otherwise measured."""
+    for name, text in reversed(_ENCODER_HELP.items()):
+        option = click.option(
+            f"--{name.replace('_', '-')}",
+            type=click.IntRange(min=1),
+            help=f"{text} By default what measurement finds best.",
+        )
+        command = option(command)
+    return command
+
+
+def _encoder_settings(values: dict[str, int | None]) -> EncoderSettings:
+    """Take the values of `_encoder_options` out of `values`."""
+    return EncoderSettings(**{name: values.pop(name) or 0 for name in _ENCODER_HELP})
 
 
 def _index_settings(
@@ -109,6 +134,7 @@ def _index_settings(
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
+@_encoder_options
 @_limit_options
 def serve(  # noqa: PLR0917 - click calls by keyword
     bundle: Path,
@@ -124,7 +150,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     drain_seconds: float,
     insecure: bool,  # noqa: FBT001 - likewise
     log_level: str,
-    **limit_values: int,
+    **values: Any,  # noqa: ANN401 - numbers: the encoder's settings and the limits
 ) -> None:
     """Serve a model and its index over gRPC.
 
@@ -134,7 +160,8 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    limits = Limits(**limit_values)
+    encoder = _encoder_settings(values)
+    limits = Limits(**values)
     options = ServerOptions(
         bundle=bundle,
         data=data,
@@ -152,6 +179,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
             recall_interval_seconds=recall_interval_seconds,
         ),
         limits=limits,
+        encoder=encoder,
     )
     try:
         asyncio.run(run_server(options, announce=lambda address: click.echo(f"listening on {address}")))

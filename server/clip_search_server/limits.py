@@ -32,6 +32,8 @@ class Limits:
     queue_length_max: int = 1_024
     ingest_streams_max: int = 16
     collections_max: int = 64
+    calls_max: int = 512
+    bytes_in_flight_max: int = 512 * 2**20
 
     @property
     def waiting_per_request(self) -> int:

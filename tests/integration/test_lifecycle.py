@@ -1,7 +1,12 @@
 """Starting, refusing to start, stopping and starting again, as an operator does it."""
 
+import os
 import shutil
+import signal
 import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +95,71 @@ def test_a_health_watch_does_not_hold_up_the_stop(bundle: Path, tmp_path: Path) 
         watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=SECONDS)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         assert server.stop() < 15  # of the 30 seconds that calls in flight may take
+
+
+def test_an_open_stream_ends_with_what_it_sent(bundle: Path, png: Png, tmp_path: Path) -> None:
+    """At a stop, received items are answered, then the stream ends UNAVAILABLE; the client need not close it."""
+    sent, end, log = 12, threading.Event(), tmp_path / "log"
+
+    def requests() -> Iterator[index_pb2.IngestRequest]:
+        for number in range(sent):
+            yield index_pb2.IngestRequest(index=number, item=item_pb2.Item(id=f"{number}", content=image(png("red"))))
+        end.wait(SECONDS)
+
+    with ServerProcess.start(bundle, tmp_path / "data", log=log) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            call = Client(channel).index.Ingest(requests(), timeout=SECONDS)
+            answers = [next(call).result]
+            stopping = threading.Thread(target=server.stop)
+            stopping.start()
+            with pytest.raises(grpc.RpcError) as ended:
+                answers += [answer.result for answer in call]
+            end.set()
+            assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
+            stopping.join(15)  # of the 30 seconds that calls in flight may take
+        assert not server.is_running()
+    assert all(answer.HasField("stored") for answer in answers)
+    with (
+        ServerProcess.start(bundle, tmp_path / "data", log=log) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stats = Client(channel).index.GetStats(index_pb2.GetStatsRequest(), timeout=SECONDS)
+        assert stats.items >= len(answers)
+        assert stats.snapshot.generation  # taken at the stop: nothing else took one
+
+
+def test_calls_in_flight_are_finished_and_new_ones_refused(bundle: Path, png: Png, tmp_path: Path) -> None:
+    """At a stop a long request is answered in full; whoever comes meanwhile is told UNAVAILABLE; the exit code is 0."""
+    items = [item_pb2.Item(id=f"{n}", content=image(png((n % 256, n // 2, 9), (700, 700)))) for n in range(150)]
+    with (
+        ServerProcess.start(bundle, tmp_path / "data", log=tmp_path / "log") as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        client = Client(channel)
+        client.search(text("connected"))
+        upsert = client.index.Upsert.future(index_pb2.UpsertRequest(items=items), timeout=SECONDS)
+        while not client.index.GetStats(index_pb2.GetStatsRequest(), timeout=SECONDS).items:
+            assert not upsert.done()
+        os.kill(server.pid, signal.SIGTERM)
+        refused = _first_failure(lambda: client.search(text("too late")))
+        assert refused.code() == grpc.StatusCode.UNAVAILABLE
+        assert not upsert.done()
+        assert all(result.HasField("stored") for result in upsert.result().results)
+        assert _exit_code(server) == 0
+
+
+def _first_failure(ask: Callable[[], object]) -> grpc.RpcError:
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        try:
+            ask()
+        except grpc.RpcError as error:
+            return error
+    raise AssertionError("nothing was refused")
+
+
+def _exit_code(server: ServerProcess) -> int:
+    return server._process.wait(SECONDS)
 
 
 def test_a_missing_bundle_is_named(tmp_path: Path) -> None:

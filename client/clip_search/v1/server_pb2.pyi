@@ -198,6 +198,8 @@ class Limits(_message.Message):
     QUEUE_LENGTH_MAX_FIELD_NUMBER: _builtins.int
     INGEST_STREAMS_MAX_FIELD_NUMBER: _builtins.int
     COLLECTIONS_MAX_FIELD_NUMBER: _builtins.int
+    CALLS_MAX_FIELD_NUMBER: _builtins.int
+    BYTES_IN_FLIGHT_MAX_FIELD_NUMBER: _builtins.int
     message_bytes_max: _builtins.int
     """Bytes of one message, either way; RESOURCE_EXHAUSTED beyond it. Default 67,108,864 (64 MiB)."""
     items_per_request_max: _builtins.int
@@ -231,11 +233,19 @@ class Limits(_message.Message):
     filter_depth_max: _builtins.int
     """Depth of one filter. Default 16."""
     queue_length_max: _builtins.int
-    """Inputs that may wait for a model; RESOURCE_EXHAUSTED beyond it. Default 1,024."""
+    """Inputs that may wait for a model, of one client at most three times what is free; RESOURCE_EXHAUSTED beyond it.
+    Default 1,024.
+    """
     ingest_streams_max: _builtins.int
     """Ingest streams open at one time; RESOURCE_EXHAUSTED beyond it. Default 16."""
     collections_max: _builtins.int
     """Collections. Default 64."""
+    calls_max: _builtins.int
+    """Calls open at one time, streams included; RESOURCE_EXHAUSTED beyond it. Default 512."""
+    bytes_in_flight_max: _builtins.int
+    """Bytes of requests that are worked on at one time, over all calls: RESOURCE_EXHAUSTED beyond it. Ingest streams share
+    as much again, and wait instead. Default 536,870,912 (512 MiB).
+    """
     def __init__(
         self,
         *,
@@ -258,10 +268,12 @@ class Limits(_message.Message):
         queue_length_max: _builtins.int = ...,
         ingest_streams_max: _builtins.int = ...,
         collections_max: _builtins.int = ...,
+        calls_max: _builtins.int = ...,
+        bytes_in_flight_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes_bytes_max", b"attributes_bytes_max", "attributes_max", b"attributes_max", "collections_max", b"collections_max", "filter_conditions_max", b"filter_conditions_max", "filter_depth_max", b"filter_depth_max", "id_bytes_max", b"id_bytes_max", "image_bytes_max", b"image_bytes_max", "image_pixels_max", b"image_pixels_max", "ingest_streams_max", b"ingest_streams_max", "items_per_request_max", b"items_per_request_max", "labels_max", b"labels_max", "message_bytes_max", b"message_bytes_max", "page_size_max", b"page_size_max", "query_parts_max", b"query_parts_max", "queue_length_max", b"queue_length_max", "search_limit_max", b"search_limit_max", "templates_max", b"templates_max", "text_chars_max", b"text_chars_max", "thumbnail_bytes_max", b"thumbnail_bytes_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes_bytes_max", b"attributes_bytes_max", "attributes_max", b"attributes_max", "bytes_in_flight_max", b"bytes_in_flight_max", "calls_max", b"calls_max", "collections_max", b"collections_max", "filter_conditions_max", b"filter_conditions_max", "filter_depth_max", b"filter_depth_max", "id_bytes_max", b"id_bytes_max", "image_bytes_max", b"image_bytes_max", "image_pixels_max", b"image_pixels_max", "ingest_streams_max", b"ingest_streams_max", "items_per_request_max", b"items_per_request_max", "labels_max", b"labels_max", "message_bytes_max", b"message_bytes_max", "page_size_max", b"page_size_max", "query_parts_max", b"query_parts_max", "queue_length_max", b"queue_length_max", "search_limit_max", b"search_limit_max", "templates_max", b"templates_max", "text_chars_max", b"text_chars_max", "thumbnail_bytes_max", b"thumbnail_bytes_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,48 +1,63 @@
 """One model at work: bytes and texts in, unit vectors out; knows nothing of gRPC, items or the index.
 
-    picture bytes -> decode threads (pixels.py) -> image batcher -> image tower
-    text          -> tokenizer (tokens.py)      -> text batcher  -> text tower
+    picture bytes -> door -> decode threads (pixels.py) -> image batcher -> image tower
+    text          -> door -> tokenizer (tokens.py)      -> text batcher  -> text tower
 
-Each stage has threads of its own, so that decoding, the image tower and the text tower overlap, and nothing blocks the
-event loop. Embeddings of texts are kept in a small least-recently-used cache.
+A door bounds what is inside, in inputs and bytes, before anything is spent on it. Each stage has threads of its own, so
+that decoding, the image tower and the text tower overlap, and nothing blocks the event loop. The image tower's threads
+give way to all others: pictures come in bulk, and a person's words are answered first where the processor is short.
+Embeddings of texts are kept in a small least-recently-used cache.
 """
 
 import asyncio
 import os
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from clip_search_server.bundle import Bundle, Manifest
-from clip_search_server.encoder.batching import Batcher, Urgency
+from clip_search_server.encoder.batching import BatchBounds, Batcher, Door, DoorBounds, Urgency
 from clip_search_server.encoder.pixels import PixelLimits, load_pixels
 from clip_search_server.encoder.precision import Precision, PrecisionChoice, choose_precision
-from clip_search_server.encoder.sessions import (
-    Device,
-    DeviceChoice,
-    ImageTower,
-    OrtImageTower,
-    OrtTextTower,
-    TextTower,
-    choose_device,
-)
+from clip_search_server.encoder.priorities import give_way
+from clip_search_server.encoder.sessions import Device, DeviceChoice, choose_device
+from clip_search_server.encoder.text_cache import TextCache
 from clip_search_server.encoder.tokens import Tokenizer, Tokens
+from clip_search_server.encoder.towers import EncoderSettings, Towers, image_probe, open_towers, text_probe
+from clip_search_server.encoder.tuning.measure import Probe, measure_shapes
+from clip_search_server.encoder.tuning.timings import BATCH_SECONDS_MAX, Timing, TowerTuning, Tuning
 from clip_search_server.errors import InvalidArgumentError
 from clip_search_server.limits import Limits
 
-__all__ = ["Encoder", "Vector"]
+__all__ = ["Encoder", "EncoderThreads", "Vector"]
 
 Vector = npt.NDArray[np.float32]
 
-#: Texts whose lengths fall into the same stretch of this many tokens share a batch.
-_LENGTH_BUCKET_TOKENS = 8
-_IMAGE_BATCH_SIZE_MAX = 8
-_TEXT_BATCH_SIZE_MAX = 32
-_TEXT_CACHE_LENGTH = 4_096
+#: Longer texts are tokenized on a thread: they take milliseconds, in which the event loop would stand still.
+_CHARS_ON_LOOP_MAX = 256
+#: Bulk inputs inside at a time, and batches of them: enough to keep decoding and the tower busy.
+_BULK_ITEMS_MIN: Final = 16
+_BULK_BATCHES: Final = 4
+_TUNING_ROUNDS: Final = 4
+"""How often each batch shape is measured before the result is taken to be true."""
+_IDLE_CHECK_SECONDS: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderThreads:
+    """The threads of one encoder; each tower's sessions are opened and run on its own."""
+
+    image: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "image-tower", give_way))
+    text: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "text-tower"))
+    tokenizer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "tokenizer"))
+
+    def shutdown(self) -> None:
+        """End them once they are done."""
+        for threads in (self.image, self.text, self.tokenizer):
+            threads.shutdown()
 
 
 class Encoder:
@@ -55,47 +70,55 @@ class Encoder:
         self,
         manifest: Manifest,
         tokenizer: Tokenizer,
-        image_tower: ImageTower,
-        text_tower: TextTower,
+        towers: Towers,
         limits: Limits,
         *,
         precision: Precision,
         device: Device,
+        threads: EncoderThreads,
+        settings: EncoderSettings | None = None,
     ) -> None:
         self.manifest = manifest
         self.precision = precision
         self.device = device
+        self.tuning = towers.tuning
         self._limits = limits
+        self._settings = settings or EncoderSettings()
         self._tokenizer = tokenizer
+        self._towers = towers
         self._decode_threads = ThreadPoolExecutor(os.cpu_count(), "decode")
-        self._image_thread = ThreadPoolExecutor(1, "image-tower")
-        self._text_thread = ThreadPoolExecutor(1, "text-tower")
-        # Enough to keep the towers busy; bulk work beyond it waits here instead of crowding the bounded queues.
-        share = max(1, limits.queue_length_max // 4)
-        self._bulk_pictures = asyncio.Semaphore(min(4 * _IMAGE_BATCH_SIZE_MAX, share))
-        self._bulk_texts = asyncio.Semaphore(min(4 * _TEXT_BATCH_SIZE_MAX, share))
-        self._cache: OrderedDict[str, Vector] = OrderedDict()
+        self._threads = threads
+        self._cache = TextCache()
+        size = manifest.image_preprocessing.size
+        self._pixel_bytes = size * size * 3
         self._images = Batcher[npt.NDArray[np.uint8], Vector](
-            lambda pixels: list(image_tower.run(np.stack(pixels))),
-            self._image_thread,
+            lambda pixels: list(towers.image.run(np.stack(pixels))),
+            threads.image,
             name="image",
-            batch_size_max=_IMAGE_BATCH_SIZE_MAX,
-            queue_length_max=limits.queue_length_max,
+            bounds=BatchBounds(1, 1),
         )
         self._texts = Batcher[Tokens, Vector](
-            lambda texts: list(text_tower.run(texts)),
-            self._text_thread,
+            lambda texts: list(towers.text.run(texts)),
+            threads.text,
             name="text",
-            batch_size_max=_TEXT_BATCH_SIZE_MAX,
-            queue_length_max=limits.queue_length_max,
-            group=lambda tokens: -(-len(tokens.ids) // _LENGTH_BUCKET_TOKENS),
+            bounds=BatchBounds(1, manifest.context_length),
+            length=lambda tokens: len(tokens.ids),
         )
+        self._follow(towers.tuning)
+        self._image_door = self._door("image", self._images, self._images.bounds.units_max)
+        self._text_door = self._door("text", self._texts, self._texts.bounds.size_max)
 
     @classmethod
     def open(
-        cls, bundle: Bundle, limits: Limits, *, device: DeviceChoice = "auto", precision: PrecisionChoice = "float"
+        cls,
+        bundle: Bundle,
+        limits: Limits,
+        *,
+        device: DeviceChoice = "auto",
+        precision: PrecisionChoice = "float",
+        settings: EncoderSettings | None = None,
     ) -> Self:
-        """Load a bundle's towers.
+        """Load a bundle's towers; where they were never run on this machine, find out what batches suit them.
 
         Raises:
             BundleError: a graph or the tokenizer cannot be loaded.
@@ -103,14 +126,25 @@ class Encoder:
         """
         chosen = choose_device(device)
         variant = choose_precision(bundle.manifest.variants, precision, chosen)
+        settings = settings or EncoderSettings()
+        tokenizer = Tokenizer.from_bundle(bundle)
+        threads = EncoderThreads()
+        try:
+            towers = open_towers(
+                bundle, variant.name, chosen, settings, image_thread=threads.image, text_thread=threads.text
+            )
+        except BaseException:
+            threads.shutdown()
+            raise
         return cls(
             bundle.manifest,
-            Tokenizer.from_bundle(bundle),
-            OrtImageTower(bundle, variant.name, chosen),
-            OrtTextTower(bundle, variant.name, chosen),
+            tokenizer,
+            towers,
             limits,
             precision=variant,
             device=chosen,
+            threads=threads,
+            settings=settings,
         )
 
     @property
@@ -123,38 +157,42 @@ class Encoder:
         """What makes vectors comparable."""
         return self.manifest.space_id
 
+    @property
+    def image_batch_bounds(self) -> BatchBounds:
+        """The largest batch of pictures at present."""
+        return self._images.bounds
+
+    @property
+    def text_batch_bounds(self) -> BatchBounds:
+        """The largest batch of texts at present, in tokens."""
+        return self._texts.bounds
+
     async def embed_text(self, text: str, urgency: Urgency) -> Vector:
         """Return the unit vector (dim,) of a text, read-only.
 
         Raises:
             InvalidArgumentError: the field `text` is too long.
-            ResourceExhaustedError, DeadlineExceededError, UnavailableError: see `Batcher.submit`.
+            ResourceExhaustedError, DeadlineExceededError, UnavailableError: see `Door.admitted`.
         """
         if len(text) > self._limits.text_chars_max:
             raise InvalidArgumentError(
                 "text", f"has {len(text):,} characters; at most {self._limits.text_chars_max:,} are accepted."
             )
         if (cached := self._cache.get(text)) is not None:
-            self._cache.move_to_end(text)
             return cached
-        async with self._bulk_texts if urgency.bulk else nullcontext():
-            # A copy, because a row of the batch would keep the whole batch alive in the cache.
-            vector = (await self._texts.submit(self._tokenizer.encode(text), urgency)).copy()
-        vector.setflags(write=False)
-        self._cache[text] = vector
-        if len(self._cache) > _TEXT_CACHE_LENGTH:
-            self._cache.popitem(last=False)
-        return vector
+        async with self._text_door.admitted(len(text), urgency):
+            tokens = await self._tokenize(text)
+            return self._cache.put(text, await self._texts.submit(tokens, urgency))
 
     async def embed_image(self, data: bytes, urgency: Urgency) -> Vector:
         """Return the unit vector (dim,) of an encoded picture.
 
         Raises:
             InvalidArgumentError: the field `image` is no acceptable picture.
-            ResourceExhaustedError, DeadlineExceededError, UnavailableError: see `Batcher.submit`.
+            ResourceExhaustedError, DeadlineExceededError, UnavailableError: see `Door.admitted`.
         """
         bounds = PixelLimits(self._limits.image_bytes_max, self._limits.image_pixels_max)
-        async with self._bulk_pictures if urgency.bulk else nullcontext():
+        async with self._image_door.admitted(len(data) + self._pixel_bytes, urgency):
             pixels = await asyncio.get_running_loop().run_in_executor(
                 self._decode_threads, load_pixels, data, self.manifest.image_preprocessing, bounds
             )
@@ -166,9 +204,62 @@ class Encoder:
         await self._texts.submit(self._tokenizer.encode("warm-up"), Urgency())
         await self._images.submit(np.zeros((size, size, 3), np.uint8), Urgency())
 
+    async def refine(self) -> None:
+        """Measure batches again while there is nothing else to do, until it was done often enough; keep the result."""
+        size = self.manifest.image_preprocessing.size
+        images, texts = image_probe(self._towers.image, size), text_probe(self._towers.text)
+        while self.tuning.rounds < _TUNING_ROUNDS:
+            image = await self._measured_again(self.tuning.image, images, self._threads.image)
+            text = await self._measured_again(self.tuning.text, texts, self._threads.text)
+            self.tuning = Tuning(image, text, self.tuning.rounds + 1)
+            self._follow(self.tuning)
+            await asyncio.to_thread(self._towers.cache.write, self.tuning)
+
     async def close(self) -> None:
         """Finish queued work and stop the threads."""
         await self._images.close()
         await self._texts.close()
-        for threads in (self._decode_threads, self._image_thread, self._text_thread):
-            threads.shutdown()
+        self._decode_threads.shutdown()
+        self._threads.shutdown()
+
+    def _follow(self, tuning: Tuning) -> None:
+        """Form batches as large as `tuning` says, or as the operator does."""
+        images, texts = tuning.image.bounds(), tuning.text.bounds()
+        pictures = self._settings.image_batch_max or min(images.units_max, images.size_max)
+        tokens = self._settings.text_batch_tokens_max or texts.units_max
+        self._images.bounds = BatchBounds(pictures, pictures)
+        self._texts.bounds = BatchBounds(texts.size_max, tokens, min(tokens, texts.padding_max))
+        self._images.pace, self._texts.pace = tuning.image.pace(), tuning.text.pace()
+
+    def _door(self, name: str, batcher: Batcher[Any, Vector], batch_size: int) -> Door:
+        limits = self._limits
+        # A part of the whole, so that bulk work takes no room from people; what is beyond it waits outside.
+        bulk_items = min(max(_BULK_ITEMS_MIN, _BULK_BATCHES * batch_size), max(1, limits.queue_length_max // 4))
+        bounds = DoorBounds(
+            items_max=limits.queue_length_max,
+            bytes_max=limits.bytes_in_flight_max,
+            bulk_items_max=bulk_items,
+            bulk_bytes_max=max(1, limits.bytes_in_flight_max // 4),
+            backlog_min=min(bulk_items, batch_size, limits.queue_length_max // 2),
+        )
+        return Door(bounds, name=name, batch_seconds=lambda: batcher.pace.seconds(batcher.bounds.units_max))
+
+    async def _tokenize(self, text: str) -> Tokens:
+        if len(text) <= _CHARS_ON_LOOP_MAX:
+            return self._tokenizer.encode(text)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads.tokenizer, self._tokenizer.encode, text)
+
+    async def _measured_again(self, tower: TowerTuning, probe: Probe, thread: ThreadPoolExecutor) -> TowerTuning:
+        """Return the tuning of a tower with its short batches timed once more, each when nobody waits for anything."""
+        timings: list[Timing] = []
+        for timing in tower.timings:
+            if timing.seconds > BATCH_SECONDS_MAX and timing is not tower.timings[0]:
+                continue
+            await asyncio.sleep(_IDLE_CHECK_SECONDS)
+            while not (self._images.idle and self._texts.idle):  # noqa: ASYNC110 - comes and goes
+                await asyncio.sleep(_IDLE_CHECK_SECONDS)
+            timings += await asyncio.get_running_loop().run_in_executor(
+                thread, lambda shapes: list(measure_shapes(probe, shapes)), [(timing.inputs, timing.length)]
+            )
+        return tower.refined(timings)

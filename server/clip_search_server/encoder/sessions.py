@@ -17,7 +17,17 @@ from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.tokens import Tokens
 from clip_search_server.errors import BundleError, FailedPreconditionError
 
-__all__ = ["CPU", "Device", "DeviceChoice", "ImageTower", "OrtImageTower", "OrtTextTower", "TextTower", "choose_device"]
+__all__ = [
+    "CPU",
+    "Device",
+    "DeviceChoice",
+    "ImageTower",
+    "OrtImageTower",
+    "OrtTextTower",
+    "TextTower",
+    "choose_device",
+    "core_count",
+]
 
 CPU: Final = "CPUExecutionProvider"
 _CUDA: Final = "CUDAExecutionProvider"
@@ -91,7 +101,7 @@ class OrtImageTower:
 
     def __init__(self, bundle: Bundle, precision: str, device: Device, *, threads: int = 0) -> None:
         """Load the graph; `threads` 0 means one a core."""
-        self._session = _open_session(bundle.model_files(precision)[0], device, threads or _core_count())
+        self._session = _open_session(bundle.model_files(precision)[0], device, threads or core_count())
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Map (batch, size, size, 3) to unit vectors (batch, dim)."""
@@ -104,7 +114,7 @@ class OrtTextTower:
 
     def __init__(self, bundle: Bundle, precision: str, device: Device, *, threads: int = 0) -> None:
         """Load the graph; `threads` 0 means one a core."""
-        self._session = _open_session(bundle.model_files(precision)[1], device, threads or _core_count())
+        self._session = _open_session(bundle.model_files(precision)[1], device, threads or core_count())
         self._pad_token_id = bundle.manifest.pad_token_id
 
     def run(self, texts: list[Tokens]) -> npt.NDArray[np.float32]:
@@ -122,5 +132,6 @@ class OrtTextTower:
         return np.asarray(embedding, dtype=np.float32)
 
 
-def _core_count() -> int:
+def core_count() -> int:
+    """Return the processors that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -44,9 +44,9 @@ _RANKINGS: Mapping[int, Ranking] = {
 
 
 def urgency_of(context: aio.ServicerContext[Any, Any], *, bulk: bool = False) -> Urgency:
-    """Return the deadline that the caller gave."""
+    """Return the deadline that the caller gave, and who it is: a connection, until there are names to go by."""
     remaining: float | None = context.time_remaining()  # the stubs forget that there may be no deadline
-    return Urgency(None if remaining is None else time.monotonic() + remaining, bulk=bulk)
+    return Urgency(None if remaining is None else time.monotonic() + remaining, bulk=bulk, client=context.peer())
 
 
 def content_from(message: content_pb2.Content, field: str) -> Content:

@@ -35,8 +35,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
                 "inputs", f"has {len(request.inputs)} entries; 1 to {self._limits.items_per_request_max} are accepted."
             )
         encoder = self._catalog.model(request.model)
-        # More than a few inputs are a job, not a person waiting.
-        urgency = urgency_of(context, bulk=len(request.inputs) > 1)
+        urgency = urgency_of(context).for_inputs(len(request.inputs))
         window = asyncio.Semaphore(self._limits.waiting_per_request)
 
         async def embed(number: int, content: content_pb2.Content) -> embedding_pb2.EmbedResult:

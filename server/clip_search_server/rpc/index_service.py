@@ -3,17 +3,20 @@
 import asyncio
 import base64
 import binascii
+import sys
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar
 
 from grpc import aio
 
 from clip_search.v1 import index_pb2, index_pb2_grpc, item_pb2
-from clip_search_server.encoder.batching import Urgency
+from clip_search_server.encoder.batching import Gate, Urgency
+from clip_search_server.encoder.batching.drain import DrainRate
 from clip_search_server.errors import (
     ClipSearchError,
     InvalidArgumentError,
     ResourceExhaustedError,
+    UnavailableError,
 )
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.convert import (
@@ -39,16 +42,23 @@ _ANSWERS_WAITING_MAX = 256
 _NOT_GIVEN_OUT = "is none that ListItems gave out."
 _MEDIA_TYPES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"RIFF", "image/webp"))
 
+T = TypeVar("T")
+
 _Context = aio.ServicerContext[Any, Any]
 
 
 class IndexService(index_pb2_grpc.IndexServiceServicer):
     """Keeps the items of collections."""
 
-    def __init__(self, catalog: Catalog, limits: Limits) -> None:
+    def __init__(self, catalog: Catalog, limits: Limits, draining: asyncio.Event) -> None:
+        """Take what is served, its bounds, and what is set once streams should end with what they have received."""
         self._catalog = catalog
         self._limits = limits
+        self._draining = draining
         self._open_streams = 0
+        self._streams_drain = DrainRate(backlog_min=limits.ingest_streams_max // 2)
+        # As many items as streams let in; what is bounded here is bytes of all streams together.
+        self._gate = Gate(items_max=sys.maxsize, bytes_max=limits.bytes_in_flight_max)
 
     async def Upsert(self, request: index_pb2.UpsertRequest, context: _Context) -> index_pb2.UpsertResponse:
         """Store items; one bad item never fails its neighbours."""
@@ -74,14 +84,17 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         """Store a stream of items, answering each once it is durable."""
         if self._open_streams >= self._limits.ingest_streams_max:
             raise ResourceExhaustedError(
-                f"{self._limits.ingest_streams_max} ingest streams are open already.", retry_after_seconds=1.0
+                f"{self._limits.ingest_streams_max} ingest streams are open already (ingest_streams_max).",
+                retry_after_seconds=self._streams_drain.pushback_seconds(1),
             )
         self._open_streams += 1
+        self._streams_drain.enter()
         try:
             async for answer in self._ingest(request_iterator, urgency_of(context, bulk=True)):
                 yield answer
         finally:
             self._open_streams -= 1
+            self._streams_drain.leave(finished=True)
 
     async def _ingest(
         self, requests: AsyncIterator[index_pb2.IngestRequest], urgency: Urgency
@@ -115,31 +128,29 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         urgency: Urgency,
         answer: "Any",  # noqa: ANN401 - the type of Ingest's parameter
     ) -> None:
-        first = await anext(aiter(requests), None)
-        if first is None:
-            return
-        names = (first.collection, first.model)
-        pipeline = Ingest(*self._catalog.pair(*names), self._limits, urgency, answer)
+        received = _until(self._draining, requests)
+        first = await anext(received, None)
+        if first is not None:
+            names = (first.collection, first.model)
+            pipeline = Ingest(*self._catalog.pair(*names), self._limits, urgency, answer, gate=self._gate)
 
-        async def add(request: index_pb2.IngestRequest) -> None:
-            item = _convert(request.item)
-            if isinstance(item, ClipSearchError):
-                await answer(request.index, request.item.id, item)
-            else:
-                await pipeline.add(request.index, item)
+            async def add(request: index_pb2.IngestRequest) -> None:
+                item = _convert(request.item)
+                if isinstance(item, ClipSearchError):
+                    await answer(request.index, request.item.id, item)
+                else:
+                    await pipeline.add(request.index, item)
 
-        async def feed() -> None:
-            await add(first)
-            async for request in requests:
-                for field, name, first_name in zip(
-                    ("collection", "model"), (request.collection, request.model), names, strict=True
-                ):
-                    if name not in {"", first_name}:
-                        raise InvalidArgumentError(field, "cannot change within a stream.")
-                await add(request)
-            pipeline.finish()
+            async def feed(first: index_pb2.IngestRequest) -> None:
+                await add(first)
+                async for request in received:
+                    _check_names(request, names)
+                    await add(request)
+                pipeline.finish()
 
-        await run_together([feed(), pipeline.run()])
+            await run_together([feed(first), pipeline.run()])
+        if self._draining.is_set():
+            raise UnavailableError("The server is stopping: what was answered is stored; send the other items again.")
 
     async def Delete(self, request: index_pb2.DeleteRequest, context: _Context) -> index_pb2.DeleteResponse:
         """Delete items by id or by filter."""
@@ -232,6 +243,37 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         """Publish a generation."""
         generation = await self._catalog.collection(request.collection).snapshot()
         return index_pb2.CreateSnapshotResponse(snapshot=generation_message(generation))
+
+
+async def _until(end: asyncio.Event, requests: AsyncIterator[T]) -> AsyncIterator[T]:
+    """Yield what is received until the client has sent all, or `end` is set."""
+    iterator = aiter(requests)
+    ended = asyncio.ensure_future(end.wait())
+    try:
+        while not ended.done():
+            following = asyncio.ensure_future(_next(iterator))
+            try:
+                await asyncio.wait({following, ended}, return_when=asyncio.FIRST_COMPLETED)
+                request = following.result() if following.done() else None
+            finally:
+                following.cancel()
+            if request is None:
+                return
+            yield request
+    finally:
+        ended.cancel()
+
+
+async def _next(iterator: AsyncIterator[T]) -> T | None:
+    return await anext(iterator, None)
+
+
+def _check_names(request: index_pb2.IngestRequest, first_names: tuple[str, str]) -> None:
+    for field, name, first_name in zip(
+        ("collection", "model"), (request.collection, request.model), first_names, strict=True
+    ):
+        if name not in {"", first_name}:
+            raise InvalidArgumentError(field, "cannot change within a stream.")
 
 
 def _convert(message: item_pb2.Item) -> Item | InvalidArgumentError:

@@ -1,22 +1,23 @@
-"""What happens around every method: a request id, error mapping, a log line; knows nothing of the methods themselves.
+"""What happens around every method: bounds, a request id, error mapping, a log line; knows nothing of the methods.
 
-A client may send its own id as the metadata `x-request-id`; either way the answer's trailers carry it.
+A client may send its own id as the metadata `x-request-id`; either way the answer's trailers carry it. Methods of
+gRPC's own services, health above all, are left alone: they are answered however much there is to do.
 """
 
-import asyncio
-import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 from grpc_status import rpc_status
 
-from clip_search_server.errors import ClipSearchError
+from clip_search_server.errors import ClipSearchError, InvalidArgumentError
 from clip_search_server.rpc.errors import internal_status, status_of, trailers_of
+from clip_search_server.rpc.open_calls import OpenCalls
 
 __all__ = ["RequestInterceptor"]
 
@@ -28,27 +29,10 @@ _Context = aio.ServicerContext[Any, Any]
 
 
 class RequestInterceptor(aio.ServerInterceptor):
-    """Wraps the handlers of all methods, and knows how many calls of the API are open."""
+    """Wraps the handlers of all methods of the API."""
 
-    def __init__(self) -> None:
-        self._open_calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    async def wait_until_idle(self) -> None:
-        """Return once no call of the API is open."""
-        await self._idle.wait()
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._open_calls += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._open_calls -= 1
-            if not self._open_calls:
-                self._idle.set()
+    def __init__(self, calls: OpenCalls) -> None:
+        self._calls = calls
 
     async def intercept_service(
         self,
@@ -60,10 +44,15 @@ class RequestInterceptor(aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or method.startswith("/grpc."):
             return handler
+        try:
+            self._calls.check()
+        except ClipSearchError as error:
+            # As a stream, whatever the method is: then the refusal is sent without waiting for the caller's message.
+            return grpc.stream_stream_rpc_method_handler(_refusal(method, error))
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                self._wrap_unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
-            )
+            # The message is parsed in the wrapper, which so knows how many bytes it has.
+            behaviour = self._wrap_unary(method, handler.unary_unary, handler.request_deserializer)
+            return grpc.unary_unary_rpc_method_handler(behaviour, None, handler.response_serializer)
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
                 self._wrap_stream(method, handler.stream_stream),
@@ -73,32 +62,47 @@ class RequestInterceptor(aio.ServerInterceptor):
         raise RuntimeError(f"{method} is of a kind that no wrapper is written for. This is a bug.")
 
     def _wrap_unary(
-        self, method: str, behaviour: Callable[[Any, _Context], Awaitable[Any]]
+        self, method: str, behaviour: Callable[[Any, _Context], Awaitable[Any]], parse: Callable[[bytes], Any]
     ) -> Callable[..., Awaitable[Any]]:
-        async def wrapped(request: object, context: _Context) -> Any:  # noqa: ANN401 - any response
-            with self._counted():
-                call = _Call(method, context)
-                try:
-                    response = await behaviour(request, context)
-                except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
-                    await call.fail(error)
-                call.log("OK")
-                return response
+        async def wrapped(data: bytes, context: _Context) -> Any:  # noqa: ANN401 - any response
+            call = _Call(method, context)
+            try:
+                self._calls.enter()
+                with self._calls.holding(len(data)):
+                    response = await behaviour(_parsed(data, parse), context)
+            except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
+                await call.fail(error)
+            call.log("OK")
+            return response
 
         return wrapped
 
     def _wrap_stream(self, method: str, behaviour: Callable[[Any, _Context], AsyncIterator[Any]]) -> Callable[..., Any]:
         async def wrapped(requests: object, context: _Context) -> AsyncIterator[Any]:
-            with self._counted():
-                call = _Call(method, context)
-                try:
-                    async for response in behaviour(requests, context):
-                        yield response
-                except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
-                    await call.fail(error)
-                call.log("OK")
+            call = _Call(method, context)
+            try:
+                self._calls.enter()
+                async for response in behaviour(requests, context):
+                    yield response
+            except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
+                await call.fail(error)
+            call.log("OK")
 
         return wrapped
+
+
+def _refusal(method: str, error: ClipSearchError) -> Callable[..., Awaitable[None]]:
+    async def refuse(_requests: object, context: _Context) -> None:
+        await _Call(method, context).fail(error)
+
+    return refuse
+
+
+def _parsed(data: bytes, parse: Callable[[bytes], Any]) -> Any:  # noqa: ANN401 - any request
+    try:
+        return parse(data)
+    except DecodeError as error:
+        raise InvalidArgumentError("", "The request's bytes are no message of this method.") from error
 
 
 class _Call:

@@ -1,7 +1,8 @@
 """Builds, starts and drains the gRPC server; knows nothing of what its methods do.
 
 Lifecycle: bind the port (so that a port in use is told at once) -> load model and collections -> start, SERVING ->
-SIGTERM or SIGINT -> NOT_SERVING, refuse new calls, finish those in flight -> snapshot -> release the data folder.
+SIGTERM or SIGINT -> NOT_SERVING, refuse new calls, finish those in flight (of streams what was received) -> snapshot ->
+release the data folder.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import ipaddress
 import logging
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +35,7 @@ from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.encoder import Encoder
 from clip_search_server.encoder.precision import PrecisionChoice
 from clip_search_server.encoder.sessions import DeviceChoice
+from clip_search_server.encoder.towers import EncoderSettings
 from clip_search_server.errors import FailedPreconditionError
 from clip_search_server.index import IndexSettings
 from clip_search_server.limits import Limits
@@ -41,6 +43,7 @@ from clip_search_server.rpc.collection_service import CollectionService
 from clip_search_server.rpc.embedding_service import EmbeddingService
 from clip_search_server.rpc.index_service import IndexService
 from clip_search_server.rpc.interceptor import RequestInterceptor
+from clip_search_server.rpc.open_calls import OpenCalls
 from clip_search_server.rpc.search_service import SearchService
 from clip_search_server.rpc.server_service import ServerService
 from clip_search_server.search.catalog import DEFAULT_NAME, Catalog
@@ -49,6 +52,9 @@ from clip_search_server.search.snapshots import snapshot_all, snapshot_regularly
 __all__ = ["ServerOptions", "serve"]
 
 _LOG = logging.getLogger(__name__)
+
+#: Streams of one connection besides calls of the API: health checks and watches, reflection.
+_STREAMS_BESIDE_CALLS = 100
 
 _API: tuple[ModuleType, ...] = (collection_pb2, embedding_pb2, index_pb2, search_pb2, server_pb2)
 
@@ -67,6 +73,7 @@ class ServerOptions:
     snapshot_interval_seconds: float
     index: IndexSettings
     limits: Limits
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
 
 
 async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None:
@@ -80,24 +87,27 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
         ClipSearchError: the server cannot start; the message says what to do.
     """
     stop = _stop_signal()
-    requests = RequestInterceptor()
-    server = _make_server(options.limits, requests)
+    calls = OpenCalls(options.limits)
+    server = _make_server(options.limits, RequestInterceptor(calls))
     address = _bind(server, options)
     bundle = await asyncio.to_thread(Bundle.open, options.bundle)
     catalog = await _open_catalog(bundle, options)
-    snapshots = asyncio.create_task(snapshot_regularly(catalog, options.snapshot_interval_seconds))
+    background = [asyncio.create_task(snapshot_regularly(catalog, options.snapshot_interval_seconds))]
     try:
-        health_service = _add_services(server, bundle, catalog, options.limits)
+        health_service = _add_services(server, bundle, catalog, options.limits, calls)
         await server.start()
         await _set_serving(health_service)
         announce(address)
+        background += [asyncio.create_task(_refine(encoder)) for encoder in catalog.models.values()]
         await stop.wait()
         _LOG.info("stopping: finishing calls in flight, at most %.0f s", options.drain_seconds)
+        calls.drain()
         await health_service.enter_graceful_shutdown()
-        await _drain(server, requests, options.drain_seconds)
+        await _drain(server, calls, options.drain_seconds)
         await snapshot_all(catalog)
     finally:
-        snapshots.cancel()
+        for task in background:
+            task.cancel()
         await server.stop(0)
         await catalog.close()
     _LOG.info("stopped")
@@ -110,10 +120,19 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
+async def _refine(encoder: Encoder) -> None:
+    try:
+        await encoder.refine()
+    except Exception:  # noqa: BLE001 - it only makes things better
+        _LOG.exception("batch sizes could not be measured again; those measured before are kept")
+
+
 def _make_server(limits: Limits, requests: RequestInterceptor) -> aio.Server:
     return aio.server(
         interceptors=[requests],
         options=[
+            # More than calls_max, so that what is beyond that is refused, with a time to come back, and does not wait.
+            ("grpc.max_concurrent_streams", 2 * limits.calls_max + _STREAMS_BESIDE_CALLS),
             ("grpc.max_receive_message_length", limits.message_bytes_max),
             ("grpc.max_send_message_length", limits.message_bytes_max),
             # Otherwise a second server on the same port would silently take half of the calls.
@@ -164,7 +183,9 @@ async def _open_catalog(bundle: Bundle, options: ServerOptions) -> Catalog:
 
 
 def _open_encoder(bundle: Bundle, options: ServerOptions) -> Encoder:
-    encoder = Encoder.open(bundle, options.limits, device=options.device, precision=options.precision)
+    encoder = Encoder.open(
+        bundle, options.limits, device=options.device, precision=options.precision, settings=options.encoder
+    )
     _LOG.info(
         "model %s, %s (%s), on %s (%s)",
         bundle.manifest.model.source,
@@ -173,14 +194,23 @@ def _open_encoder(bundle: Bundle, options: ServerOptions) -> Encoder:
         encoder.device.provider,
         encoder.device.reason,
     )
+    _LOG.info(
+        "batches: %s pictures on %d threads, %s tokens of text on %d",
+        encoder.image_batch_bounds.size_max,
+        encoder.tuning.image.threads,
+        encoder.text_batch_bounds.units_max,
+        encoder.tuning.text.threads,
+    )
     return encoder
 
 
-def _add_services(server: aio.Server, bundle: Bundle, catalog: Catalog, limits: Limits) -> health.aio.HealthServicer:
+def _add_services(
+    server: aio.Server, bundle: Bundle, catalog: Catalog, limits: Limits, calls: OpenCalls
+) -> health.aio.HealthServicer:
     encoder = catalog.model(DEFAULT_NAME)
     collection_pb2_grpc.add_CollectionServiceServicer_to_server(CollectionService(catalog), server)
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(catalog, limits), server)
-    index_pb2_grpc.add_IndexServiceServicer_to_server(IndexService(catalog, limits), server)
+    index_pb2_grpc.add_IndexServiceServicer_to_server(IndexService(catalog, limits, calls.draining), server)
     search_pb2_grpc.add_SearchServiceServicer_to_server(SearchService(catalog, limits), server)
     server_pb2_grpc.add_ServerServiceServicer_to_server(ServerService(bundle, encoder, limits), server)
     health_service = health.aio.HealthServicer()
@@ -202,11 +232,15 @@ async def _set_serving(health_service: health.aio.HealthServicer) -> None:
         await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
 
 
-async def _drain(server: aio.Server, requests: RequestInterceptor, seconds: float) -> None:
-    """Refuse new calls and wait for those of the API; open health watches would otherwise use up the whole time."""
-    stopping = asyncio.create_task(server.stop(seconds))
-    idle = asyncio.create_task(requests.wait_until_idle())
-    await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
-    idle.cancel()
+async def _drain(server: aio.Server, calls: OpenCalls, seconds: float) -> None:
+    """Wait for the calls that are open, then stop.
+
+    Meanwhile the server still listens and refuses: gRPC would answer calls that arrive in its own shutdown with
+    CANCELLED, which callers take to be their own doing. Health watches are cut off: they would use up the whole time.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await calls.wait_until_idle()
+    except TimeoutError:
+        _LOG.warning("calls that were still open after %.0f s are cut off", seconds)
     await server.stop(0)
-    await stopping

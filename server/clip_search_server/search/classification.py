@@ -59,7 +59,8 @@ async def classify(
     _check(image, labels, templates, limits)
     picture = await embed_content(image, encoder, collection, urgency, field="image")
     prompts = [template.replace(_PLACEHOLDER, label) for label in labels for template in templates or [_PLACEHOLDER]]
-    sentences = await _embed_all(prompts, encoder, urgency, at_once=limits.waiting_per_request)
+    sentences = await _embed_all(prompts, encoder, urgency.for_inputs(len(prompts)), at_once=limits.waiting_per_request)
+    urgency.check()
     return await asyncio.to_thread(_score, picture, sentences.reshape(len(labels), -1, encoder.dim), encoder.manifest)
 
 

@@ -1,23 +1,24 @@
 """Items become durable records: validate, embed, commit; knows nothing of gRPC.
 
 Pictures are embedded concurrently but committed in the order they came, because of the same id the last one must win.
-What waits is bounded: a producer that is faster than the disk or the tower waits in `Ingest.add`.
+What waits is bounded in items and bytes: a producer that is faster than the disk or the tower waits in `Ingest.add`.
 """
 
 import asyncio
+import functools
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from clip_search_server.encoder.batching import Urgency
+from clip_search_server.encoder.batching import Gate, Urgency
 from clip_search_server.encoder.encoder import Encoder
 from clip_search_server.errors import ClipSearchError, InvalidArgumentError
 from clip_search_server.index import Attributes, Record, check_attributes
 from clip_search_server.limits import Limits
 from clip_search_server.search.collection import AsyncCollection
 from clip_search_server.search.concurrency import run_together
-from clip_search_server.search.content import Content, ItemContent, content_digest, embed_content
+from clip_search_server.search.content import Content, ImageContent, ItemContent, digest_content, embed_content
 
 __all__ = ["Ingest", "Item", "ItemOutcome", "Stored", "check_id", "upsert_items"]
 
@@ -35,6 +36,12 @@ class Item:
     attributes: Attributes = field(default_factory=dict)
     text: str = ""
     thumbnail: bytes = b""
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes of memory until it is embedded."""
+        picture = len(self.content.data) if isinstance(self.content, ImageContent) else 0
+        return picture + len(self.thumbnail) + len(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class Ingest:
     `answer` is awaited once for each item, in the order of `add`, after the item is durable or refused.
     `patience_seconds` bounds how long the first item waits where items arrive faster than they can be indexed; once one
     is stored the rest waits as long as it takes, so that what was begun is either finished or cut off by its caller.
+    `gate`, shared with other pipelines, bounds bytes of items that are not embedded yet.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class Ingest:
         answer: Callable[[int, str, ItemOutcome], Awaitable[None]],
         *,
         patience_seconds: float = math.inf,
+        gate: Gate | None = None,
     ) -> None:
         self._collection = collection
         self._encoder = encoder
@@ -73,6 +82,7 @@ class Ingest:
         self._urgency = urgency
         self._answer = answer
         self._patience_seconds = patience_seconds
+        self._gate = gate
         self._slots = asyncio.Semaphore(_ITEMS_IN_FLIGHT_MAX)
         self._pending: deque[tuple[int, str, asyncio.Task[Record]]] = deque()
         self._arrival = asyncio.Event()
@@ -81,7 +91,12 @@ class Ingest:
     async def add(self, index: int, item: Item) -> None:
         """Start on `item`; waits while too many are in flight. `index` is handed to `answer`."""
         await self._slots.acquire()
+        if self._gate is not None:
+            await self._gate.enter(item.size_bytes, self._urgency)
         task = asyncio.create_task(_make_record(item, self._encoder, self._limits, self._urgency))
+        if self._gate is not None:
+            # At that moment the picture is let go, whether or not the client reads its answers.
+            task.add_done_callback(functools.partial(_leave, self._gate, item.size_bytes))
         self._pending.append((index, item.id, task))
         self._arrival.set()
 
@@ -164,6 +179,10 @@ async def upsert_items(
     return outcomes
 
 
+def _leave(gate: Gate, size_bytes: int, _task: asyncio.Task[Record]) -> None:
+    gate.leave(size_bytes)
+
+
 async def _make_record(item: Item, encoder: Encoder, limits: Limits, urgency: Urgency) -> Record:
     """Validate and embed one item."""
     _check(item, limits)
@@ -172,7 +191,7 @@ async def _make_record(item: Item, encoder: Encoder, limits: Limits, urgency: Ur
     if isinstance(item.content, ItemContent):
         raise InvalidArgumentError("content.item_id", "an item is made of a text, an image or a vector.")
     vector = await embed_content(item.content, encoder, None, urgency, field="content")
-    return Record(item.id, vector, item.attributes, item.text, item.thumbnail, content_digest(item.content))
+    return Record(item.id, vector, item.attributes, item.text, item.thumbnail, await digest_content(item.content))
 
 
 def check_id(item_id: str, field: str, limits: Limits) -> None:

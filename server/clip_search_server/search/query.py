@@ -59,6 +59,7 @@ async def search(
         InvalidArgumentError: a bad part, bound or filter, parts that cancel out, or no words to rank by.
         NotFoundError: a part names an item that does not exist.
         FailedPreconditionError: the collection has not come to `at_least_sequence`.
+        DeadlineExceededError: the deadline passed before the collection was searched.
     """
     limit = query.limit or _LIMIT_DEFAULT
     _check(query, limit, limits)
@@ -68,6 +69,7 @@ async def search(
             f"at_least_sequence: the collection has come to {collection.sequence}, not {query.at_least_sequence}."
         )
     vector = await compose(query.parts, collection, encoder, urgency)
+    urgency.check()
     return await collection.find(
         Search(
             vector,

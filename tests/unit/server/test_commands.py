@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from clip_search_server import commands
+from clip_search_server.encoder.towers import EncoderSettings
+from clip_search_server.limits import Limits
 from clip_search_server.rpc.server import ServerOptions
 
 
@@ -42,3 +45,20 @@ def test_an_unknown_engine_is_a_usage_error(started: list[ServerOptions], tmp_pa
     assert code == 2
     assert "'auto', 'hnswlib', 'faiss', 'usearch'" in output
     assert started == []
+
+
+def test_what_is_measured_can_be_fixed(started: list[ServerOptions], tmp_path: Path) -> None:
+    """Threads and batch sizes given as options reach the encoder; without them measurement decides (0)."""
+    given = ["--image-threads", "3", "--text-threads", "2", "--image-batch-max", "5", "--text-batch-tokens-max", "99"]
+    assert _serve(tmp_path, *given)[0] == 0
+    assert _serve(tmp_path)[0] == 0
+    assert [options.encoder for options in started] == [EncoderSettings(3, 2, 5, 99), EncoderSettings()]
+
+
+def test_every_limit_is_an_option(started: list[ServerOptions], tmp_path: Path) -> None:
+    """Each bound can be set by its own name, the number of open calls and the bytes they hold among them."""
+    options: list[str] = []
+    for number, limit in enumerate(dataclasses.fields(Limits), 1_000):
+        options += [f"--{limit.name.replace('_', '-')}", f"{number}"]
+    assert _serve(tmp_path, *options)[0] == 0
+    assert list(dataclasses.astuple(started[0].limits)) == list(range(1_000, 1_000 + len(options) // 2))

@@ -1,0 +1,219 @@
+"""A process that loads a server and counts what its own work cost; knows nothing of what is made of its figures.
+
+    python -m bench.serving.client ADDRESS KIND --connections 4 --seconds 10 [--rate 100] [--deadline 1] [--seed 1]
+
+KIND is `text` or `image` (Embed of one input), `search` (Search by a text) or `ingest` (one stream of pictures a
+connection). With `--rate` requests start at random times, so many a second in all, whether or not earlier ones were
+answered (open loop); `--one-by-one` starts none before the last was answered. Without it each connection sends the next
+request as soon as the last is answered (closed loop).
+
+Prints `ready`, waits for a line on stdin, runs, and prints a `Report` as one JSON line.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import resource
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+
+from bench.serving.inputs import pictures, texts
+from clip_search.v1 import (
+    content_pb2,
+    embedding_pb2,
+    embedding_pb2_grpc,
+    index_pb2,
+    index_pb2_grpc,
+    item_pb2,
+    search_pb2,
+    search_pb2_grpc,
+)
+
+__all__ = ["KINDS", "Report"]
+
+KINDS = ("text", "image", "search", "ingest")
+_INGESTED_IDS = 2_000
+"""Ids are used again, so that what is stored does not grow without end."""
+_CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+_PATIENCE_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What one process, or several together, found.
+
+    Attributes:
+        answered_ms: how long each answered request took.
+        refused_ms: how long each took that was RESOURCE_EXHAUSTED.
+        other: how many ended with each other status.
+        cpu_seconds: processor time that the clients themselves took.
+        seconds: how long they ran.
+    """
+
+    answered_ms: list[float] = field(default_factory=list)
+    refused_ms: list[float] = field(default_factory=list)
+    other: dict[str, int] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+class _Notes:
+    """Outcomes of requests, from any thread."""
+
+    def __init__(self) -> None:
+        self.answered_ms: list[float] = []
+        self.refused_ms: list[float] = []
+        self.other: Counter[str] = Counter()
+
+    def add(self, started: float, error: BaseException | None) -> None:
+        """Take note of a request that began at `started` and ended now."""
+        milliseconds = (time.perf_counter() - started) * 1e3
+        if error is None:
+            self.answered_ms.append(milliseconds)
+        elif isinstance(error, grpc.Call) and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            self.refused_ms.append(milliseconds)
+        else:
+            self.other[error.code().name if isinstance(error, grpc.Call) else type(error).__name__] += 1
+
+
+class _Connection:
+    """One connection of its own, and the requests it sends."""
+
+    def __init__(self, address: str, kind: str, seed: int, deadline: float) -> None:
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        grpc.channel_ready_future(self._channel).result(timeout=_PATIENCE_SECONDS)
+        self._kind, self._seed, self._deadline = kind, seed, deadline
+        self._texts = texts(seed)
+        self._pictures = itertools.cycle(pictures(seed) if kind in {"image", "ingest"} else [b""])
+
+    def call(self) -> Callable[[], Any]:
+        """Return the next request as a function that starts it and gives its future."""
+        if self._kind == "search":
+            part = search_pb2.QueryPart(content=content_pb2.Content(text=next(self._texts)))
+            search = search_pb2.SearchRequest(parts=[part], limit=10)
+            method = search_pb2_grpc.SearchServiceStub(self._channel).Search
+            return lambda: method.future(search, timeout=self._deadline)
+        inputs = embedding_pb2.EmbedRequest(inputs=[self._content()])
+        embed = embedding_pb2_grpc.EmbeddingServiceStub(self._channel).Embed
+        return lambda: embed.future(inputs, timeout=self._deadline)
+
+    def _content(self) -> content_pb2.Content:
+        if self._kind == "text":
+            return content_pb2.Content(text=next(self._texts))
+        return content_pb2.Content(image=next(self._pictures))
+
+    def ingest(self, until: float, notes: _Notes) -> None:
+        """Stream pictures until `until`, noting each answer."""
+
+        def requests() -> Iterator[index_pb2.IngestRequest]:
+            for number in itertools.count():
+                if time.perf_counter() >= until:
+                    return
+                item_id = f"{self._seed}/{number % _INGESTED_IDS}"
+                item = item_pb2.Item(id=item_id, content=content_pb2.Content(image=next(self._pictures)))
+                yield index_pb2.IngestRequest(index=number, item=item)
+
+        for answer in index_pb2_grpc.IndexServiceStub(self._channel).Ingest(requests()):
+            now = time.perf_counter()
+            if not answer.result.HasField("stored"):
+                notes.other[f"item {answer.result.error.code}"] += 1
+            elif now < until:
+                notes.add(now, None)
+
+
+def _closed_loop(connection: _Connection, until: float, notes: _Notes) -> None:
+    while time.perf_counter() < until:
+        call = connection.call()
+        started = time.perf_counter()
+        notes.add(started, call().exception())
+
+
+def _open_loop(connections: list[_Connection], until: float, notes: _Notes, rate: float, seed: int) -> None:
+    """Start requests at the times of a Poisson process, and wait for the last ones."""
+    random = np.random.default_rng(seed)
+    running = []
+    due = time.perf_counter()
+    for connection in itertools.cycle(connections):
+        due += random.exponential(1 / rate)
+        if due >= until:
+            break
+        call = connection.call()
+        time.sleep(max(0.0, due - time.perf_counter()))
+        started = time.perf_counter()
+        future = call()
+        future.add_done_callback(lambda done, started=started: notes.add(started, done.exception()))
+        running.append(future)
+    for future in running:
+        future.exception()
+
+
+def _one_by_one(connection: _Connection, until: float, notes: _Notes, rate: float, seed: int) -> None:
+    """Start a request at random times, but none before the last one is answered."""
+    random = np.random.default_rng(seed)
+    while True:
+        time.sleep(random.exponential(1 / rate))
+        if time.perf_counter() >= until:
+            return
+        call = connection.call()
+        started = time.perf_counter()
+        notes.add(started, call().exception())
+
+
+def _run(options: argparse.Namespace, connections: list[_Connection]) -> Report:
+    notes = _Notes()
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    started = time.perf_counter()
+    until = started + options.seconds
+    if options.rate and not options.one_by_one:
+        _open_loop(connections, until, notes, options.rate, options.seed)
+    else:
+        threads = [threading.Thread(target=_work, args=(options, each, until, notes)) for each in connections]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Report(notes.answered_ms, notes.refused_ms, dict(notes.other), cpu_seconds, options.seconds)
+
+
+def _work(options: argparse.Namespace, connection: _Connection, until: float, notes: _Notes) -> None:
+    if options.kind == "ingest":
+        connection.ingest(until, notes)
+    elif options.one_by_one:
+        _one_by_one(connection, until, notes, options.rate, options.seed)
+    else:
+        _closed_loop(connection, until, notes)
+
+
+def main() -> int:
+    """Connect, wait for the word, load the server, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address")
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--one-by-one", action="store_true")
+    parser.add_argument("--deadline", type=float, default=_PATIENCE_SECONDS)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    seeds = range(1_000 * options.seed, 1_000 * options.seed + options.connections)
+    connections = [_Connection(options.address, options.kind, seed, options.deadline) for seed in seeds]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps(dataclasses.asdict(_run(options, connections))), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
