@@ -26,7 +26,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help prerequisites setup demo serve train-demo test test-system test-large faults parity check format protos \
-	proto-baseline bench bench-towers bench-serving loadtest clean
+	proto-baseline bench bench-pixels bench-towers bench-serving loadtest clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ bench-towers: $(BENCH_STAMP) ## the towers beside other exports and runtimes; AR
 
 bench-serving: $(DEMO_STAMP) ## a real server beside its bare towers; ARGS="--only throughput --soak 10"
 	$(BIN)/python -m bench.bench_serving $(ARGS)
+
+bench-pixels: $(DEV_STAMP) ## decoding and preprocessing beside Pillow's full decode; ARGS="--pictures 8"
+	$(BIN)/python -m bench.bench_pixels $(ARGS)
 
 loadtest: $(LOADTEST_STAMP) ## a short headless load test of the demo server, with an HTML report
 	$(BIN)/python -m loadtest.run $(ARGS)

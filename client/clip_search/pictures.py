@@ -12,12 +12,14 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"MM\x00*", "image/tiff"),
 )
 
-# What every browser shows. TIFF is not among them.
-BROWSER_MEDIA_TYPES = frozenset({"image/bmp", "image/gif", "image/jpeg", "image/png", "image/webp"})
+# What every browser shows. TIFF and HEIC are not among them.
+BROWSER_MEDIA_TYPES = frozenset({"image/avif", "image/bmp", "image/gif", "image/jpeg", "image/png", "image/webp"})
 
 
 def media_type_of(picture: bytes) -> str | None:
     """Give the media type that a picture's first bytes tell; None for anything else."""
+    if picture[4:12] in {b"ftypavif", b"ftypavis"}:
+        return "image/avif"
     if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP":
         return "image/webp"
     return next((media_type for signature, media_type in _SIGNATURES if picture.startswith(signature)), None)

@@ -14,8 +14,10 @@ from pathlib import Path
 
 __all__ = ["PICTURE_SUFFIXES", "FoundPicture", "Source", "SourceConflictError", "UnusablePath", "sources_of", "walk"]
 
-# What the server reads, by the usual names.
-PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+# What a server reads, by the usual names. Of HEIC one that cannot says so, picture by picture.
+PICTURE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from clip_search_server.encoder.thumbnails import ThumbnailSettings
 from clip_search_server.encoder.towers import EncoderSettings
 from clip_search_server.errors import ClipSearchError
 from clip_search_server.index import EngineChoice, IndexSettings
@@ -129,6 +130,18 @@ def _index_settings(
     show_default=True,
     help="How often, in idle time, recent searches are compared with exact ones; inf for never.",
 )
+@click.option(
+    "--thumbnails",
+    is_flag=True,
+    help="Keep a small WebP of each picture that comes without a thumbnail, to show hits by.",
+)
+@click.option(
+    "--thumbnail-edge-max",
+    type=click.IntRange(16, 512),
+    default=256,
+    show_default=True,
+    help="Pixels of the longest edge of thumbnails that the server makes.",
+)
 @click.option("--drain-seconds", default=30.0, show_default=True, help="How long calls in flight may take at shutdown.")
 @click.option("--insecure", is_flag=True, help="Listen beyond loopback without TLS.")
 @click.option(
@@ -147,6 +160,8 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     segment_rows: int,
     snapshot_interval_seconds: float,
     recall_interval_seconds: float,
+    thumbnails: bool,  # noqa: FBT001 - click calls by keyword
+    thumbnail_edge_max: int,
     drain_seconds: float,
     insecure: bool,  # noqa: FBT001 - likewise
     log_level: str,
@@ -180,6 +195,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         ),
         limits=limits,
         encoder=encoder,
+        thumbnails=ThumbnailSettings(thumbnail_edge_max, limits.thumbnail_bytes_max) if thumbnails else None,
     )
     try:
         asyncio.run(run_server(options, announce=lambda address: click.echo(f"listening on {address}")))

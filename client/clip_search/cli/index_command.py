@@ -46,8 +46,8 @@ _MESSAGE_OVERHEAD_BYTES = 64 * 1024
 def index(settings: Settings, *, paths: tuple[Path, ...]) -> None:
     """Store pictures, so that they can be found.
 
-    A PATH is a picture or a folder, which is searched with everything below it for JPEG, PNG, WebP, GIF, BMP and TIFF
-    files by their names' endings. Names that begin with a dot and links to folders are passed over.
+    A PATH is a picture or a folder, which is searched with everything below it for JPEG, PNG, WebP, GIF, BMP, TIFF,
+    AVIF and HEIC files by their names' endings. Names that begin with a dot and links to folders are passed over.
 
     A picture's id is the name of its folder given here and its path below it: `index ~/photos` stores
     ~/photos/2024/beach.jpg as photos/2024/beach.jpg. So indexing again replaces and never adds twice. The attributes

@@ -43,8 +43,9 @@ class Content(_message.Message):
     cut off, as the model's own preprocessing does.
     """
     image: _builtins.bytes
-    """An encoded picture: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF. The format is read from the bytes. EXIF
-    orientation is applied and transparency is flattened as the model's own preprocessing does.
+    """An encoded picture: JPEG, PNG, WebP, GIF, BMP or TIFF, and AVIF and HEIC where the server was installed with what
+    reads them. The format is read from the bytes. Of several frames the first counts, EXIF orientation is applied,
+    and transparent pixels are seen on white.
     """
     item_id: _builtins.str
     """The id of an item of the request's collection: its stored vector is used, and nothing is embedded.

@@ -150,7 +150,7 @@ class IndexServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetThumbnails(self, request, context):
-        """Reads the thumbnails that were stored with items.
+        """Reads the thumbnails that were stored with items, by their sender or by the server itself.
         INVALID_ARGUMENT when no or too many ids are given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -76,7 +76,7 @@ class IndexServiceStub:
     INVALID_ARGUMENT for a page token that this method did not give out.
     """
     GetThumbnails: _grpc.UnaryUnaryMultiCallable[_index_pb2.GetThumbnailsRequest, _index_pb2.GetThumbnailsResponse]
-    """Reads the thumbnails that were stored with items.
+    """Reads the thumbnails that were stored with items, by their sender or by the server itself.
     INVALID_ARGUMENT when no or too many ids are given.
     """
     GetStats: _grpc.UnaryUnaryMultiCallable[_index_pb2.GetStatsRequest, _index_pb2.GetStatsResponse]
@@ -134,7 +134,7 @@ class IndexServiceAsyncStub(IndexServiceStub):
     INVALID_ARGUMENT for a page token that this method did not give out.
     """
     GetThumbnails: _aio.UnaryUnaryMultiCallable[_index_pb2.GetThumbnailsRequest, _index_pb2.GetThumbnailsResponse]  # type: ignore[assignment]
-    """Reads the thumbnails that were stored with items.
+    """Reads the thumbnails that were stored with items, by their sender or by the server itself.
     INVALID_ARGUMENT when no or too many ids are given.
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_index_pb2.GetStatsRequest, _index_pb2.GetStatsResponse]  # type: ignore[assignment]
@@ -225,7 +225,7 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _index_pb2.GetThumbnailsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_index_pb2.GetThumbnailsResponse, _abc.Awaitable[_index_pb2.GetThumbnailsResponse]]:
-        """Reads the thumbnails that were stored with items.
+        """Reads the thumbnails that were stored with items, by their sender or by the server itself.
         INVALID_ARGUMENT when no or too many ids are given.
         """
 

@@ -63,7 +63,8 @@ class Item(_message.Message):
     """
     thumbnail: _builtins.bytes
     """A small encoded picture that `IndexService.GetThumbnails` gives back byte for byte: PNG, JPEG or WebP, at most
-    `Limits.thumbnail_bytes_max` bytes. The server stores no other copy of an image.
+    `Limits.thumbnail_bytes_max` bytes. The server stores no other copy of an image. A server that makes thumbnails
+    (`serve --thumbnails`) makes one of an image where this is empty, and keeps it where `content` is unset.
     """
     @_builtins.property
     def content(self) -> _content_pb2.Content:

@@ -1,7 +1,7 @@
 """One model at work: bytes and texts in, unit vectors out; knows nothing of gRPC, items or the index.
 
-    picture bytes -> door -> decode threads (pixels.py) -> image batcher -> image tower
-    text          -> door -> tokenizer (tokens.py)      -> text batcher  -> text tower
+    picture bytes -> door -> decode threads (decode_pool.py) -> image batcher -> image tower
+    text          -> door -> tokenizer (tokens.py)           -> text batcher  -> text tower
 
 A door bounds what is inside, in inputs and bytes, before anything is spent on it. Each stage has threads of its own, so
 that decoding, the image tower and the text tower overlap, and nothing blocks the event loop. The image tower's threads
@@ -10,7 +10,6 @@ Embeddings of texts are kept in a small least-recently-used cache.
 """
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -20,11 +19,13 @@ import numpy.typing as npt
 
 from clip_search_server.bundle import Bundle, Manifest
 from clip_search_server.encoder.batching import BatchBounds, Batcher, Door, DoorBounds, Urgency
-from clip_search_server.encoder.pixels import PixelLimits, load_pixels
+from clip_search_server.encoder.decode_pool import DecodePool
+from clip_search_server.encoder.pixels import PixelLimits
 from clip_search_server.encoder.precision import Precision, PrecisionChoice, choose_precision
 from clip_search_server.encoder.priorities import give_way
 from clip_search_server.encoder.sessions import Device, DeviceChoice, choose_device
 from clip_search_server.encoder.text_cache import TextCache
+from clip_search_server.encoder.thumbnails import ThumbnailSettings
 from clip_search_server.encoder.tokens import Tokenizer, Tokens
 from clip_search_server.encoder.towers import EncoderSettings, Towers, image_probe, open_towers, text_probe
 from clip_search_server.encoder.tuning.measure import Probe, measure_shapes
@@ -32,7 +33,7 @@ from clip_search_server.encoder.tuning.timings import BATCH_SECONDS_MAX, Timing,
 from clip_search_server.errors import InvalidArgumentError
 from clip_search_server.limits import Limits
 
-__all__ = ["Encoder", "EncoderThreads", "Vector"]
+__all__ = ["EmbeddedPicture", "Encoder", "EncoderThreads", "Vector"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -60,6 +61,14 @@ class EncoderThreads:
             threads.shutdown()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddedPicture:
+    """A picture's unit vector (dim,), and its thumbnail: WebP, empty where none is small enough, None if not made."""
+
+    vector: Vector
+    thumbnail: bytes | None
+
+
 class Encoder:
     """Embeds pictures and texts with one bundle.
 
@@ -77,6 +86,7 @@ class Encoder:
         device: Device,
         threads: EncoderThreads,
         settings: EncoderSettings | None = None,
+        thumbnails: ThumbnailSettings | None = None,
     ) -> None:
         self.manifest = manifest
         self.precision = precision
@@ -86,7 +96,11 @@ class Encoder:
         self._settings = settings or EncoderSettings()
         self._tokenizer = tokenizer
         self._towers = towers
-        self._decode_threads = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._decoding = DecodePool(
+            manifest.image_preprocessing,
+            PixelLimits(limits.image_bytes_max, limits.image_pixels_max),
+            thumbnails=thumbnails,
+        )
         self._threads = threads
         self._cache = TextCache()
         size = manifest.image_preprocessing.size
@@ -117,8 +131,11 @@ class Encoder:
         device: DeviceChoice = "auto",
         precision: PrecisionChoice = "float",
         settings: EncoderSettings | None = None,
+        thumbnails: ThumbnailSettings | None = None,
     ) -> Self:
         """Load a bundle's towers; where they were never run on this machine, find out what batches suit them.
+
+        `thumbnails` says how thumbnails are made, None that they are not.
 
         Raises:
             BundleError: a graph or the tokenizer cannot be loaded.
@@ -145,6 +162,7 @@ class Encoder:
             device=chosen,
             threads=threads,
             settings=settings,
+            thumbnails=thumbnails,
         )
 
     @property
@@ -167,6 +185,11 @@ class Encoder:
         """The largest batch of texts at present, in tokens."""
         return self._texts.bounds
 
+    @property
+    def makes_thumbnails(self) -> bool:
+        """Whether thumbnails can be asked for."""
+        return self._decoding.makes_thumbnails
+
     async def embed_text(self, text: str, urgency: Urgency) -> Vector:
         """Return the unit vector (dim,) of a text, read-only.
 
@@ -185,18 +208,30 @@ class Encoder:
             return self._cache.put(text, await self._texts.submit(tokens, urgency))
 
     async def embed_image(self, data: bytes, urgency: Urgency) -> Vector:
-        """Return the unit vector (dim,) of an encoded picture.
+        """Return the unit vector (dim,) of an encoded picture; errors as of `embed_picture`."""
+        return (await self.embed_picture(data, urgency)).vector
+
+    async def embed_picture(self, data: bytes, urgency: Urgency, *, thumbnail: bool = False) -> EmbeddedPicture:
+        """Return the unit vector of an encoded picture and, if wanted and thumbnails are made, its thumbnail.
 
         Raises:
             InvalidArgumentError: the field `image` is no acceptable picture.
             ResourceExhaustedError, DeadlineExceededError, UnavailableError: see `Door.admitted`.
         """
-        bounds = PixelLimits(self._limits.image_bytes_max, self._limits.image_pixels_max)
         async with self._image_door.admitted(len(data) + self._pixel_bytes, urgency):
-            pixels = await asyncio.get_running_loop().run_in_executor(
-                self._decode_threads, load_pixels, data, self.manifest.image_preprocessing, bounds
-            )
-            return await self._images.submit(pixels, urgency)
+            prepared = await self._decoding.prepare(data, urgency, thumbnail=thumbnail)
+            return EmbeddedPicture(await self._images.submit(prepared.pixels, urgency), prepared.thumbnail)
+
+    async def make_thumbnail(self, data: bytes, urgency: Urgency) -> bytes | None:
+        """Return the thumbnail of an encoded picture without embedding it, None where thumbnails are not made.
+
+        Raises:
+            InvalidArgumentError, ResourceExhaustedError, DeadlineExceededError: as of `embed_picture`.
+        """
+        if not self.makes_thumbnails:
+            return None
+        async with self._image_door.admitted(len(data) + self._pixel_bytes, urgency):
+            return (await self._decoding.prepare(data, urgency, thumbnail=True)).thumbnail
 
     async def warm_up(self) -> None:
         """Run both towers once, so that the first request does not pay for lazy initialization."""
@@ -219,7 +254,7 @@ class Encoder:
         """Finish queued work and stop the threads."""
         await self._images.close()
         await self._texts.close()
-        self._decode_threads.shutdown()
+        self._decoding.close()
         self._threads.shutdown()
 
     def _follow(self, tuning: Tuning) -> None:

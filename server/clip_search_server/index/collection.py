@@ -34,6 +34,7 @@ from clip_search_server.index.tuning import QuerySource
 from clip_search_server.index.types import (
     CollectionStats,
     DeleteOutcome,
+    FloatArray,
     Found,
     Generation,
     Record,
@@ -302,6 +303,19 @@ class Collection:
         """Return the content digests of these ids in order, None where there is no item; errors as in `get`."""
         check_ids(item_ids, self._settings)
         return self._read(lambda: self._reader.digests(item_ids))
+
+    def vector_of_content(self, digest: bytes) -> FloatArray | None:
+        """Return the vector, float32 (dim,), of an item whose content has this digest, None where none is to be had.
+
+        A damaged item is as good as none: its damage is noted, and making its vector anew is what mends it.
+
+        Raises:
+            UnavailableError: the collection is closed.
+        """
+        try:
+            return self._read(lambda: self._reader.vector_of_content(digest))
+        except DataLossError:
+            return None
 
     def thumbnails(self, item_ids: Sequence[str]) -> list[bytes | None]:
         """Return the thumbnails of these ids in order, ``b""`` for an item without, None where there is no item."""

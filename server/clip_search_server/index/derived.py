@@ -33,7 +33,11 @@ def remove(connection: apsw.Connection, label: int) -> None:
 
 
 def rebuild(connection: apsw.Connection) -> None:
-    """Make both tables anew from the rows of `items`, inside the caller's transaction; damaged rows are left out."""
+    """Make both tables anew from the rows of `items`, inside the caller's transaction; damaged rows are left out.
+
+    The index of contents is made anew too, though it is SQLite's own and SQLite's own check tells when that is needed.
+    """
+    connection.execute("REINDEX items_by_content")
     connection.execute("DELETE FROM attributes")
     connection.execute("INSERT INTO texts (texts) VALUES ('delete-all')")
     for row in _rows(connection):

@@ -54,6 +54,12 @@ class StoreReader:
             found = [state.row(item_id) for item_id in item_ids]
             return [None if row is None else state.thumbnail(row.label) for row in found]
 
+    def vector_of_content(self, digest: bytes) -> FloatArray | None:
+        """Return the vector of an item whose content has this digest, float32 (dim,), None where there is none."""
+        with self.state() as state:
+            row = state.row_of_content(digest)
+            return None if row is None else state.vector(row.label)
+
     def list_after(
         self, after: str, count: int, filter_: Filter | None = None, *, rows_few: int = 0
     ) -> list[StoredItem]:

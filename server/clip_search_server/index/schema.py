@@ -14,6 +14,10 @@ What is found by it, derived from `items` in the same transaction and made anew 
                                                            same by name, kind, key
     texts       FTS5 without content, rowid = label        the words of items that have a text
 
+And an index of `items`, made when a store that lacks it is opened:
+
+    items_by_content   content_digest, of items that have one: whether a content is stored already, under whatever id
+
 The three row tables are apart because they are read apart: searching needs neither thumbnails nor texts, and a scan of
 the labels at start-up must not walk over gigabytes of vectors. `texts` cuts words as Unicode 6.1 does, ignores case and
 diacritics, and keeps no prefixes: words match whole. `application_id` marks the file as ours and
@@ -76,6 +80,9 @@ CREATE VIRTUAL TABLE texts USING fts5(
     text, content = '', contentless_delete = 1, tokenize = "unicode61 remove_diacritics 2"
 );
 """
+
+BY_CONTENT = "CREATE INDEX IF NOT EXISTS items_by_content ON items (content_digest) WHERE content_digest <> x''"
+"""Only what has a digest is in it: vectors that callers bring have none, and their writes cost no more for it."""
 
 
 @dataclass(frozen=True, slots=True)

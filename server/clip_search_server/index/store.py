@@ -16,6 +16,7 @@ from clip_search_server.errors import DataLossError, UnavailableError
 from clip_search_server.index import page_checksums
 from clip_search_server.index.files import sync_file
 from clip_search_server.index.rows import COUNTERS, counters_from, crc_of
+from clip_search_server.index.schema import BY_CONTENT
 from clip_search_server.index.settings import Durability
 from clip_search_server.index.transaction import Transaction
 
@@ -44,6 +45,7 @@ class Store:
                 self._connection.pragma("synchronous", "full" if durability == "always" else "normal")
                 self._connection.pragma("cache_size", -_CACHE_KIB)
                 self._connection.set_wal_hook(self._note_log_pages)  # Replaces the automatic checkpoint.
+                self._connection.execute(BY_CONTENT)
                 self.sequence, self.next_label = self._read_counters()
             except BaseException:
                 self._connection.close()

@@ -37,6 +37,9 @@ _DRIVER_ROWS_MAX = 16_384
 
 _ITEM = f"SELECT {ITEM_COLUMNS} FROM items WHERE id = ?"  # noqa: S608 - a constant
 _ITEM_BY_LABEL = f"SELECT {ITEM_COLUMNS} FROM items WHERE label = ?"  # noqa: S608 - a constant
+_LABEL_BY_CONTENT = (
+    "SELECT label FROM items INDEXED BY items_by_content WHERE content_digest = ? AND content_digest <> x'' LIMIT 1"
+)
 _LABELS_BY_ID = "SELECT label FROM items INDEXED BY sqlite_autoindex_items_1"  # Reads the index of ids alone.
 _ITEMS_AFTER = "SELECT {columns} FROM items WHERE id > ? AND {test} ORDER BY id LIMIT ?"
 _ITEMS_AMONG = (
@@ -94,6 +97,12 @@ class StoreState:
                 f"label {label}: its row is missing although the store lists it; restore the store from a backup"
             )
         return item_from(columns)
+
+    def row_of_content(self, digest: bytes) -> ItemRow | None:
+        """Return the row of an item whose content has this digest, None where there is none."""
+        label = self._connection.execute(_LABEL_BY_CONTENT, (digest,)).get
+        row = None if label is None else self.row_of_label(cast("int", label))
+        return row if row is not None and row.content_digest == digest else None
 
     def item(self, row: ItemRow) -> StoredItem:
         """Return the whole item of a row."""

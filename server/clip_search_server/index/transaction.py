@@ -84,7 +84,7 @@ class Transaction:
         """Store a record whose vector, if it has one, is of unit length; return its sequence number.
 
         A vector equal to the stored one keeps its label, so that nothing changes in memory. Without a vector the item
-        keeps its own, and with it the digest of what that was made from.
+        keeps its own, and with it the digest of what that was made from and, if the record says so, its thumbnail.
 
         Raises:
             NotFoundError: there is no vector, neither given nor stored.
@@ -98,7 +98,8 @@ class Transaction:
         if old is not None and (record.vector is None or self._has_vector(old, record.vector)):
             label = old
             self._connection.execute("DELETE FROM items WHERE label = ?", (old,))
-            self._connection.execute("DELETE FROM thumbnails WHERE label = ?", (old,))
+            if record.vector is not None or record.thumbnail is not None:
+                self._connection.execute("DELETE FROM thumbnails WHERE label = ?", (old,))
             derived.remove(self._connection, old)
         else:
             label = self._replace_vector(old, record)

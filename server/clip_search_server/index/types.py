@@ -26,7 +26,7 @@ class Record:
         vector: float (dim,), finite and non-zero; the index makes it unit length. None keeps the item's present vector.
         attributes: facts to filter by, by name.
         text: the item's own words, which rankings by text search.
-        thumbnail: a small encoded picture, or ``b""``.
+        thumbnail: a small encoded picture, or ``b""``. None keeps the present one where the vector is kept too.
         content_digest: SHA-256 of the content the vector was made from, or ``b""``; kept with the vector where that
             is None.
     """
@@ -35,7 +35,7 @@ class Record:
     vector: FloatArray | None
     attributes: Attributes = field(default_factory=dict)
     text: str = ""
-    thumbnail: bytes = b""
+    thumbnail: bytes | None = b""
     content_digest: bytes = b""
 
 

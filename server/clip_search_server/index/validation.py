@@ -15,7 +15,7 @@ def checked_record(record: Record, *, dim: int, settings: IndexSettings) -> Reco
     try:
         check_id(record.id, "id", settings)
         for field, value, bytes_max in (
-            ("thumbnail", record.thumbnail, settings.thumbnail_bytes_max),
+            ("thumbnail", record.thumbnail or b"", settings.thumbnail_bytes_max),
             ("content_digest", record.content_digest, settings.content_digest_bytes_max),
         ):
             if len(value) > bytes_max:

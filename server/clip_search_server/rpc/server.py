@@ -35,6 +35,7 @@ from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.encoder import Encoder
 from clip_search_server.encoder.precision import PrecisionChoice
 from clip_search_server.encoder.sessions import DeviceChoice
+from clip_search_server.encoder.thumbnails import ThumbnailSettings
 from clip_search_server.encoder.towers import EncoderSettings
 from clip_search_server.errors import FailedPreconditionError
 from clip_search_server.index import IndexSettings
@@ -74,6 +75,7 @@ class ServerOptions:
     index: IndexSettings
     limits: Limits
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    thumbnails: ThumbnailSettings | None = None
 
 
 async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None:
@@ -184,7 +186,12 @@ async def _open_catalog(bundle: Bundle, options: ServerOptions) -> Catalog:
 
 def _open_encoder(bundle: Bundle, options: ServerOptions) -> Encoder:
     encoder = Encoder.open(
-        bundle, options.limits, device=options.device, precision=options.precision, settings=options.encoder
+        bundle,
+        options.limits,
+        device=options.device,
+        precision=options.precision,
+        settings=options.encoder,
+        thumbnails=options.thumbnails,
     )
     _LOG.info(
         "model %s, %s (%s), on %s (%s)",

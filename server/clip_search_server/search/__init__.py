@@ -7,4 +7,5 @@ collection.py      the blocking index behind threads, for the event loop
 query.py           weighted parts -> one vector and words -> hits
 classification.py  which words fit a picture
 ingest.py          items -> embeddings -> durable records
+repeats.py         a content that comes again is not embedded again
 """

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from clip_search_server.encoder.encoder import Vector
 from clip_search_server.errors import ClipSearchError, NotFoundError, ResourceExhaustedError, UnavailableError
 from clip_search_server.index import (
     Collection,
@@ -22,6 +23,7 @@ from clip_search_server.index import (
     StoredItem,
     UpsertOutcome,
 )
+from clip_search_server.search.repeats import Repeats
 
 __all__ = ["AsyncCollection"]
 
@@ -47,6 +49,7 @@ class AsyncCollection:
         # Apart from the writers, so that deletes and snapshots go on while upserts wait for room.
         self._throttled = ThreadPoolExecutor(1, f"{name}-throttled")
         self._end: ClipSearchError | None = None
+        self.repeats = Repeats(self.vector_of_content)
 
     @property
     def dim(self) -> int:
@@ -109,6 +112,10 @@ class AsyncCollection:
     async def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
         """Read thumbnails: `b""` for an item without, None where there is no item."""
         return await self._on(self._readers, self._index.thumbnails, ids)
+
+    async def vector_of_content(self, digest: bytes) -> Vector | None:
+        """Read the vector of an item whose content has this digest, None where there is none."""
+        return await self._on(self._readers, self._index.vector_of_content, digest)
 
     async def list_items(self, *, after: str, limit: int, filter_: Filter | None = None) -> list[StoredItem]:
         """Read the items that follow `after` in byte order of ids, only those that the filter allows."""

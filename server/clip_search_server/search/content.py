@@ -1,14 +1,16 @@
 """What a query part or an item is made of, and how it becomes a vector; knows nothing of protobuf."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from clip_search_server.encoder.batching import Urgency
-from clip_search_server.encoder.encoder import Encoder, Vector
+from clip_search_server.encoder.encoder import EmbeddedPicture, Encoder, Vector
 from clip_search_server.errors import ClipSearchError, InternalError, InvalidArgumentError, NotFoundError
 from clip_search_server.search.collection import AsyncCollection
 
@@ -19,8 +21,8 @@ __all__ = [
     "TextContent",
     "VectorContent",
     "content_digest",
-    "digest_content",
     "embed_content",
+    "embed_item",
 ]
 
 _HASHED_ON_LOOP_BYTES_MAX = 2**17
@@ -60,24 +62,26 @@ class ItemContent:
 Content = TextContent | ImageContent | VectorContent | ItemContent
 
 
-def content_digest(content: Content) -> bytes:
-    """Return the SHA-256 that tells whether an item's content has changed."""
+async def content_digest(content: Content) -> bytes:
+    """Return the SHA-256 that tells whether two items' contents are the same, ``b""`` for vectors and item ids.
+
+    Those cost nothing to embed, so that nobody asks whether they are there already.
+    """
     match content:
         case TextContent(text):
             return hashlib.sha256(b"text\0" + text.encode()).digest()
+        case ImageContent(data) if len(data) <= _HASHED_ON_LOOP_BYTES_MAX:
+            return _image_digest(data)
         case ImageContent(data):
-            return hashlib.sha256(b"image\0" + data).digest()
-        case VectorContent(vector):
-            return hashlib.sha256(b"vector\0" + vector.astype("<f4").tobytes()).digest()
-        case ItemContent(item_id):
-            return hashlib.sha256(b"item\0" + item_id.encode()).digest()
+            return await asyncio.to_thread(_image_digest, data)
+        case _:
+            return b""
 
 
-async def digest_content(content: Content) -> bytes:
-    """Return `content_digest`, of large pictures without holding up the event loop."""
-    if isinstance(content, ImageContent) and len(content.data) > _HASHED_ON_LOOP_BYTES_MAX:
-        return await asyncio.to_thread(content_digest, content)
-    return content_digest(content)
+def _image_digest(data: bytes) -> bytes:
+    digest = hashlib.sha256(b"image\0")
+    digest.update(data)
+    return digest.digest()
 
 
 async def embed_content(
@@ -98,8 +102,40 @@ async def embed_content(
         ResourceExhaustedError, DeadlineExceededError, UnavailableError: see `Door.admitted`.
         InternalError: the model failed on this input.
     """
-    try:
+    with _errors_named(content, field):
         return await _embed(content, encoder, collection, urgency)
+
+
+async def embed_item(
+    content: Content, collection: AsyncCollection, encoder: Encoder, urgency: Urgency, *, field: str, thumbnail: bool
+) -> tuple[EmbeddedPicture, bytes]:
+    """Return the vector and the thumbnail of an item's content, and its digest; see `content_digest`.
+
+    A text or an image that the collection holds already, or that is being embedded for it, is not embedded again. The
+    thumbnail is None where none is wanted, none can be made, or the server makes none.
+
+    Raises:
+        ClipSearchError: as of `embed_content`; an item id is no content of an item.
+    """
+    with _errors_named(content, field):
+        digest = await content_digest(content)
+
+        async def embed() -> EmbeddedPicture:
+            if isinstance(content, ImageContent):
+                return await encoder.embed_picture(content.data, urgency, thumbnail=thumbnail)
+            return EmbeddedPicture(await _embed(content, encoder, None, urgency), None)
+
+        made = await collection.repeats.embed_once(digest, embed) if digest else await embed()
+        if thumbnail and made.thumbnail is None and isinstance(content, ImageContent):
+            made = EmbeddedPicture(made.vector, await encoder.make_thumbnail(content.data, urgency))
+        return made, digest
+
+
+@contextlib.contextmanager
+def _errors_named(content: Content, field: str) -> Iterator[None]:
+    """Let the errors of embedding `content` name `field`, and be errors of the API."""
+    try:
+        yield
     except InvalidArgumentError as error:
         raise error.within(field) from error
     except NotFoundError as error:

@@ -18,7 +18,7 @@ from clip_search_server.index import Attributes, Record, check_attributes
 from clip_search_server.limits import Limits
 from clip_search_server.search.collection import AsyncCollection
 from clip_search_server.search.concurrency import run_together
-from clip_search_server.search.content import Content, ImageContent, ItemContent, digest_content, embed_content
+from clip_search_server.search.content import Content, ImageContent, ItemContent, embed_item
 
 __all__ = ["Ingest", "Item", "ItemOutcome", "Stored", "check_id", "upsert_items"]
 
@@ -93,7 +93,7 @@ class Ingest:
         await self._slots.acquire()
         if self._gate is not None:
             await self._gate.enter(item.size_bytes, self._urgency)
-        task = asyncio.create_task(_make_record(item, self._encoder, self._limits, self._urgency))
+        task = asyncio.create_task(_make_record(item, self._collection, self._encoder, self._limits, self._urgency))
         if self._gate is not None:
             # At that moment the picture is let go, whether or not the client reads its answers.
             task.add_done_callback(functools.partial(_leave, self._gate, item.size_bytes))
@@ -183,15 +183,22 @@ def _leave(gate: Gate, size_bytes: int, _task: asyncio.Task[Record]) -> None:
     gate.leave(size_bytes)
 
 
-async def _make_record(item: Item, encoder: Encoder, limits: Limits, urgency: Urgency) -> Record:
-    """Validate and embed one item."""
+async def _make_record(
+    item: Item, collection: AsyncCollection, encoder: Encoder, limits: Limits, urgency: Urgency
+) -> Record:
+    """Validate and embed one item; where the server makes thumbnails, and the item brings none, make that too."""
     _check(item, limits)
+    makes_thumbnail = encoder.makes_thumbnails and not item.thumbnail
     if item.content is None:
-        return Record(item.id, None, item.attributes, item.text, item.thumbnail)
+        # The picture stays as it is, and so does the thumbnail that was made of it.
+        return Record(item.id, None, item.attributes, item.text, None if makes_thumbnail else item.thumbnail)
     if isinstance(item.content, ItemContent):
         raise InvalidArgumentError("content.item_id", "an item is made of a text, an image or a vector.")
-    vector = await embed_content(item.content, encoder, None, urgency, field="content")
-    return Record(item.id, vector, item.attributes, item.text, item.thumbnail, await digest_content(item.content))
+    embedded, digest = await embed_item(
+        item.content, collection, encoder, urgency, field="content", thumbnail=makes_thumbnail
+    )
+    thumbnail = item.thumbnail or embedded.thumbnail or b""
+    return Record(item.id, embedded.vector, item.attributes, item.text, thumbnail, digest)
 
 
 def check_id(item_id: str, field: str, limits: Limits) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.batching import Urgency
+from clip_search_server.encoder.decode_pool import DecodePool, Prepared
 from clip_search_server.encoder.encoder import Encoder, EncoderThreads
 from clip_search_server.encoder.precision import Precision
 from clip_search_server.encoder.sessions import CPU, Device
@@ -167,13 +168,12 @@ async def test_a_full_queue_is_told_before_anything_is_decoded(
 ) -> None:
     """A picture for which there is no room costs no decoding, and its sender hears of it at once."""
     decoded: list[int] = []
-    module = sys.modules["clip_search_server.encoder.encoder"]
 
-    def load(data: bytes, preprocessing: object, bounds: object) -> npt.NDArray[np.uint8]:
+    async def prepare(_pool: DecodePool, data: bytes, _urgency: Urgency, **_options: object) -> Prepared:
         decoded.append(len(data))
-        return np.zeros((64, 64, 3), np.uint8)
+        return Prepared(np.zeros((64, 64, 3), np.uint8), None)
 
-    monkeypatch.setattr(module, "load_pixels", load)
+    monkeypatch.setattr(DecodePool, "prepare", prepare)
     async with watched(bundle, tmp_path, Limits(queue_length_max=4)) as made:
         made.image.gate.clear()
         inside = [
