@@ -26,7 +26,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help prerequisites setup demo serve train-demo test test-system test-large faults parity check format protos \
-	proto-baseline bench bench-pixels bench-towers bench-serving loadtest clean
+	proto-baseline bench bench-pixels bench-towers bench-serving bench-index bench-churn loadtest clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,12 @@ bench-serving: $(DEMO_STAMP) ## a real server beside its bare towers; ARGS="--on
 
 bench-pixels: $(DEV_STAMP) ## decoding and preprocessing beside Pillow's full decode; ARGS="--pictures 8"
 	$(BIN)/python -m bench.bench_pixels $(ARGS)
+
+bench-index: $(DEV_STAMP) ## a collection under searches and ingest; ARGS="--rows 1000000 --data DIR"
+	$(BIN)/python -m bench.bench_index $(ARGS)
+
+bench-churn: $(DEV_STAMP) ## what many updates leave of a collection's recall, memory and files
+	$(BIN)/python -m bench.bench_churn $(ARGS)
 
 loadtest: $(LOADTEST_STAMP) ## a short headless load test of the demo server, with an HTML report
 	$(BIN)/python -m loadtest.run $(ARGS)

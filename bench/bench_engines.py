@@ -44,12 +44,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from bench.heart import Heart
 from bench.vectors import PICTURES_PER_CONCEPT, Parameters, Space
 from clip_search_server.index import Collection, Record
 from clip_search_server.index.engines import chosen_engine
 from clip_search_server.index.segment import Segment
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.tuning import recall_at, tune
+from clip_search_server.interpreter import prefer_latency
 
 ENGINES = ("hnswlib", "faiss", "usearch")
 TEXTS, PICTURES = 300, 300
@@ -57,7 +59,6 @@ LIMIT = 10
 EFS = (32, 64, 128, 256, 512)
 ALLOWED_SHARES = (0.5, 0.1)
 SEARCH_SECONDS = 3.0
-HEARTBEAT_S = 0.001
 _BATCH_ROWS = 256
 
 _Result = TypeVar("_Result")
@@ -70,6 +71,7 @@ def main() -> int:
         print(_growth_by_loading(arguments))
         return 0
     if arguments.worker:
+        prefer_latency()
         print(json.dumps(asyncio.run(_Bench(arguments).run())))
         return 0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -143,28 +145,6 @@ def _growth_by_loading(arguments: argparse.Namespace) -> int:
     return growth
 
 
-class _Heart:
-    """Beats in the event loop; remembers its longest pause."""
-
-    def __init__(self) -> None:
-        self._longest_s = 0.0
-        self._last = time.perf_counter()
-        self._task = asyncio.create_task(self._beat())
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            now = time.perf_counter()
-            self._longest_s = max(self._longest_s, now - self._last)
-            self._last = now
-
-    def stop(self) -> float:
-        """Return the longest pause in milliseconds beyond the beat itself."""
-        self._task.cancel()
-        longest_s = max(self._longest_s, time.perf_counter() - self._last)
-        return round(max(0.0, longest_s - HEARTBEAT_S) * 1e3, 1)
-
-
 @dataclass(frozen=True, slots=True)
 class _Speed:
     qps: float
@@ -221,11 +201,11 @@ class _Bench:
 
     async def _step(self, name: str, work: Callable[[], _Result]) -> _Result:
         """Do work in a thread while the loop's heart beats."""
-        heart = _Heart()
+        heart = Heart()
         started = time.perf_counter()
         result = await asyncio.get_running_loop().run_in_executor(self._pool, work)
         self._times_s[name] = time.perf_counter() - started
-        self._stalls_ms[name] = heart.stop()
+        self._stalls_ms[name] = heart.stop().longest_ms
         return result
 
     async def _collection(self) -> int:
@@ -283,10 +263,10 @@ class _Bench:
                 at += 1
             return times_s
 
-        heart = _Heart()
+        heart = Heart()
         loop = asyncio.get_running_loop()
         lists = await asyncio.gather(*(loop.run_in_executor(self._pool, search_on, at * 150) for at in range(threads)))
-        self._stalls_ms[f"search_{threads}"] = heart.stop()
+        self._stalls_ms[f"search_{threads}"] = heart.stop().longest_ms
         times_s = np.concatenate(lists)
         p50, p99 = np.percentile(times_s, [50, 99]) * 1e3
         return _Speed(len(times_s) / self._seconds, float(p50), float(p99))

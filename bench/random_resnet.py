@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.loads import Load, attention, convolution, linear, transformer
-from bench.random_tokenizers import CLIP_VOCABULARY, clip_tokenizer
-from bench.random_vit import CLIP_MEAN, CLIP_STD
+from bench.clip_texts import HEAD_WIDTH, ClipTexts
+from bench.loads import Load, attention, convolution, linear
+from bench.random_tokenizers import clip_tokenizer
 from bench.random_weights import Tensor, matrix, norm, vector, write_weights
 
 __all__ = ["ClipResNet"]
 
-_HEAD_WIDTH = 64
 _EXPANSION, _DOWNSCALING = 4, 32
 
 
@@ -32,37 +31,15 @@ class _Convolution(NamedTuple):
     gain: float = 1.0  # of the normalization
 
 
-@dataclass(frozen=True, slots=True)
-class ClipResNet:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipResNet(ClipTexts):
     """Sizes of both towers; the defaults are RN50's. GELU, as in the models that OpenCLIP's authors trained."""
 
     blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
     width: int = 64
     embedding_dim: int = 1024
-    text_width: int = 512
-    text_layers: int = 12
     image_size: int = 224
-    context: int = 77
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
-    text_lengths: tuple[int, ...] = (5, 8, 12, 30, 77)
-    vocabulary: int = CLIP_VOCABULARY
     pad_id: int = 0
-
-    @property
-    def words(self) -> range:
-        """The token ids that are no special tokens."""
-        return range(self.vocabulary - 2)
-
-    @property
-    def start_ids(self) -> tuple[int, ...]:
-        """What every text begins with."""
-        return (self.vocabulary - 2,)
-
-    @property
-    def end_id(self) -> int:
-        """The end token, whose output is pooled."""
-        return self.vocabulary - 1
 
     def image_load(self) -> Load:
         """Return the load of one picture: convolutions, and a pool that attends with one query."""
@@ -72,11 +49,6 @@ class ClipResNet:
         channels, places = self._channels, self._places
         pool = linear(1, channels, channels) + linear(places, channels, 2 * channels) + attention(1, places, channels)
         return load + pool + linear(1, channels, self.embedding_dim)
-
-    def text_load(self, tokens: int) -> Load:
-        """Return the load of one text of `tokens` tokens."""
-        blocks = transformer(tokens, self.text_width, 4 * self.text_width, self.text_layers)
-        return blocks + linear(1, self.text_width, self.embedding_dim)
 
     def write(self, folder: Path) -> Path:
         """Write config, weights and tokenizer into `folder` once, and return it."""
@@ -163,7 +135,7 @@ class ClipResNet:
                 "context_length": self.context,
                 "vocab_size": self.vocabulary,
                 "width": self.text_width,
-                "heads": self.text_width // _HEAD_WIDTH,
+                "heads": self.text_width // HEAD_WIDTH,
                 "layers": self.text_layers,
             },
         }

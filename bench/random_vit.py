@@ -7,51 +7,27 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.clip_texts import HEAD_WIDTH, ClipTexts
 from bench.loads import Load, linear, transformer
-from bench.random_tokenizers import CLIP_VOCABULARY, clip_tokenizer
+from bench.random_tokenizers import clip_tokenizer
 from bench.random_weights import Tensor, matrix, norm, vector, write_weights
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "ClipVit", "hf_block"]
-
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_HEAD_WIDTH = 64
+__all__ = ["ClipVit", "hf_block"]
 
 
-@dataclass(frozen=True, slots=True)
-class ClipVit:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipVit(ClipTexts):
     """Sizes of both towers; the defaults are ViT-B/32's."""
 
     patch: int = 32
     width: int = 768
     layers: int = 12
-    text_width: int = 512
-    text_layers: int = 12
     image_size: int = 224
-    context: int = 77
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
-    text_lengths: tuple[int, ...] = (5, 8, 12, 30, 77)
-    vocabulary: int = CLIP_VOCABULARY
 
     @property
     def embedding_dim(self) -> int:
         """Length of an embedding: in the released models, that of the text tower's width."""
         return self.text_width
-
-    @property
-    def words(self) -> range:
-        """The token ids that are no special tokens."""
-        return range(self.vocabulary - 2)
-
-    @property
-    def start_ids(self) -> tuple[int, ...]:
-        """What every text begins with."""
-        return (self.vocabulary - 2,)
-
-    @property
-    def end_id(self) -> int:
-        """The end token, whose output is pooled."""
-        return self.vocabulary - 1
 
     @property
     def pad_id(self) -> int:
@@ -64,11 +40,6 @@ class ClipVit:
         patching = linear(patches, 3 * self.patch**2, self.width)
         blocks = transformer(patches + 1, self.width, 4 * self.width, self.layers)
         return patching + blocks + linear(1, self.width, self.embedding_dim)
-
-    def text_load(self, tokens: int) -> Load:
-        """Return the load of one text of `tokens` tokens."""
-        blocks = transformer(tokens, self.text_width, 4 * self.text_width, self.text_layers)
-        return blocks + linear(1, self.text_width, self.embedding_dim)
 
     def write(self, folder: Path) -> Path:
         """Write config, weights, tokenizer and preprocessing into `folder` once, and return it."""
@@ -112,7 +83,7 @@ class ClipVit:
             "num_hidden_layers": self.text_layers,
             "hidden_size": self.text_width,
             "intermediate_size": 4 * self.text_width,
-            "num_attention_heads": self.text_width // _HEAD_WIDTH,
+            "num_attention_heads": self.text_width // HEAD_WIDTH,
             "vocab_size": self.vocabulary,
             "max_position_embeddings": self.context,
             "bos_token_id": self.start_ids[0],
@@ -125,7 +96,7 @@ class ClipVit:
             "num_hidden_layers": self.layers,
             "hidden_size": self.width,
             "intermediate_size": 4 * self.width,
-            "num_attention_heads": self.width // _HEAD_WIDTH,
+            "num_attention_heads": self.width // HEAD_WIDTH,
             "image_size": self.image_size,
             "patch_size": self.patch,
         }

@@ -12,6 +12,7 @@ All of it is expressed along the principal axes of the pictures; a longer vector
 makes the space proportionally richer. Knows nothing of models, engines or what is measured with the vectors.
 """
 
+import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,6 +90,12 @@ class Space:
         self._picture_deviations = np.sqrt(_stretched(parameters.picture_variances, dim, squared=True))
         self._text_deviations = np.sqrt(_stretched(parameters.text_variances, dim, squared=True))
         self._concepts = self._noise(concepts, self._picture_deviations)  # (concepts, dim)
+
+    def another(self, seed: int) -> "Space":
+        """Return the same space with other pictures and texts to come."""
+        other = copy.copy(self)
+        other._random = np.random.default_rng(seed)  # noqa: SLF001 - its own class
+        return other
 
     def pictures(self, count: int) -> FloatArray:
         """Return `count` more pictures, float32 (count, dim) of unit length."""

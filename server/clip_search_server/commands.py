@@ -14,6 +14,7 @@ from clip_search_server.encoder.thumbnails import ThumbnailSettings
 from clip_search_server.encoder.towers import EncoderSettings
 from clip_search_server.errors import ClipSearchError
 from clip_search_server.index import EngineChoice, IndexSettings
+from clip_search_server.interpreter import prefer_latency
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.server import ServerOptions
 from clip_search_server.rpc.server import serve as run_server
@@ -197,6 +198,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         encoder=encoder,
         thumbnails=ThumbnailSettings(thumbnail_edge_max, limits.thumbnail_bytes_max) if thumbnails else None,
     )
+    prefer_latency()
     try:
         asyncio.run(run_server(options, announce=lambda address: click.echo(f"listening on {address}")))
     except ClipSearchError as error:

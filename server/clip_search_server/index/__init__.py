@@ -15,6 +15,7 @@ What happens to a write, and which file it lives in:
     state.py         the state in memory; publishes an immutable view.py after every commit
     tail.py          the newest vectors, scanned exactly
     sealing.py       one thread; turns the tail into segments, merges small ones, rebuilds those with many dead rows
+    priority.py      lets searches go before building
     sealed.py        a segment's nodes joined to items: labels, ids, deaths
     segment.py       the protocol of an engine; hnswlib_segment.py, faiss_segment.py and usearch_segment.py keep it
     engines.py       which engine builds, which load
@@ -33,7 +34,7 @@ Around collections, and while no server runs:
     data_folder.py   collections' folders and their catalog (catalog_file.py), whole after any crash
     backup.py        whole copies of a data folder, and restore.py back again
     check.py         finds damage without changing a byte (check_collection.py; findings.py is what comes out)
-    rebuild.py       segments anew from the store, a catalog anew from the folders
+    rebuild.py       segments anew from the store, a catalog anew from the folders; compaction.py: a smaller store
     migrations.py    from older formats to the present one
     offline.py       reads that leave no trace; checked_json.py: small files that carry their own digest
 

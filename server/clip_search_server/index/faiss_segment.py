@@ -9,9 +9,11 @@ What FAISS does that its caller must know:
   machine. They are told to sleep instead, which OpenMP heeds only before it is loaded.
 - Saving by path checks each write but not the closing of the file, where buffered bytes fail: the bytes go through a
   Python file instead, whose errors all show. That takes the lock for a piece at a time only.
+- The arrays of a graph double when they grow, and keep what they do not need: room for all vectors is made first.
 - Loading detects truncated and foreign files, but no flipped bit: the caller has checked the file's digest.
 """
 
+import ctypes
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import faiss
 
 _WRITTEN_AT_ONCE_BYTES = 1 << 20
+_LINKS_ABOVE = 2  # of a node, on average, on the layers above the lowest, and a little more
 # How the file of an HNSW graph over plain vectors begins: other kinds of index are not even parsed.
 _MAGIC = b"IHNf"
 
@@ -38,11 +41,17 @@ class FaissSegment:
     def __init__(self, graph: Any) -> None:  # noqa: ANN401 - an IndexHNSWFlat; FAISS is checked untyped
         self._graph = graph
         self._node_count = int(graph.ntotal)
+        self._vectors = _vectors_of(graph)
 
     @property
     def node_count(self) -> int:
         """Number of vectors."""
         return self._node_count
+
+    @property
+    def vectors(self) -> FloatArray:  # (nodes, dim)
+        """The graph's own vectors."""
+        return self._vectors
 
     def nearest(self, query: FloatArray, count: int, ef: int) -> IntArray | None:  # (dim,) -> (count,)
         """Return `count` nodes near the query, nearest first, or None where the graph does not reach that many."""
@@ -95,9 +104,35 @@ class FaissEngine:
     ) -> FaissSegment:
         faiss.omp_set_num_threads(self._settings.build_threads)
         graph.hnsw.efConstruction = self._settings.ef_construction
+        _make_room(graph, len(vectors))
         for _first, part in parts_to_insert(graph.ntotal, vectors, cancelled):
             graph.add(part)
         return FaissSegment(graph)
+
+
+def _make_room(graph: Any, count: int) -> None:  # noqa: ANN401 - an IndexHNSWFlat
+    """Give the graph's arrays room for `count` vectors: enlarged and made small again, they keep it."""
+    storage = faiss.downcast_index(graph.storage)
+    codes, neighbours = storage.codes, graph.hnsw.neighbors
+    # On the lowest layer a node has twice as many links as above, where few nodes are.
+    links = graph.hnsw.nb_neighbors(0) + _LINKS_ABOVE
+    for array, held, wanted in (
+        (codes, codes.size(), count * storage.code_size),
+        (neighbours, neighbours.size(), count * links),
+    ):
+        if wanted > held:
+            array.resize(wanted)
+            array.resize(held)
+
+
+def _vectors_of(graph: Any) -> FloatArray:  # noqa: ANN401 - an IndexHNSWFlat
+    """Return the vectors of a graph that does not change any more, as they lie in its memory, (nodes, dim)."""
+    storage = faiss.downcast_index(graph.storage)
+    memory = (ctypes.c_float * (graph.ntotal * graph.d)).from_address(int(storage.get_xb()))
+    memory.graph = graph  # It lives as long as the memory is referred to.
+    vectors: FloatArray = np.frombuffer(memory, dtype=np.float32).reshape(graph.ntotal, graph.d)
+    vectors.flags.writeable = False
+    return vectors
 
 
 def _load(path: Path, *, node_count: int, dim: int) -> Any:  # noqa: ANN401 - an IndexHNSWFlat

@@ -12,8 +12,6 @@ from pathlib import Path
 
 TEMPORARY_SUFFIX = ".tmp"
 
-_CHUNK_BYTES = 1 << 20
-
 
 def publish_file(path: Path, write: Callable[[Path], None]) -> None:
     """Make `path` appear with what `write` puts into a temporary neighbour, durably, replacing any file of that name.
@@ -70,12 +68,9 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file, read in small pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """Return the hexadecimal SHA-256 of a file, read in small pieces and without the interpreter's lock."""
+    with path.open("rb", buffering=0) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def remove_temporaries(folder: Path) -> None:

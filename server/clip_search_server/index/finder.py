@@ -22,7 +22,7 @@ from clip_search_server.index.scoring import cosines, unit_vector
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.state import State
 from clip_search_server.index.store_state import StoreState
-from clip_search_server.index.types import FloatArray, Found, Hit, Search
+from clip_search_server.index.types import FloatArray, Found, Hit, Search, StoredItem
 from clip_search_server.index.view import Near, View
 
 # A committed write is shown within milliseconds; this long only where showing it has failed for good.
@@ -82,7 +82,9 @@ class Finder:
                 case "fused":
                     ranked = self._by_both(moment, query, search)
             page = ranked[search.offset : search.offset + search.limit]
-            return Found(tuple(_hit(moment.state, each, search.filter) for each in page), moment.sequence)
+            items = moment.state.items_of_labels([each.label for each in page])
+            hits = (_hit(item, each, search.filter) for item, each in zip(items, page, strict=True))
+            return Found(tuple(hits), moment.sequence)
 
     @contextlib.contextmanager
     def _moment(self) -> Iterator[_Moment]:
@@ -169,9 +171,7 @@ def _score(state: StoreState, label: int, query: FloatArray) -> float:
     return float(cosines(state.vector(label)[None], query)[0])
 
 
-def _hit(state: StoreState, ranked: _Ranked, filter_: Filter | None) -> Hit:
-    row = state.row_of_label(ranked.label)
-    item = state.item(row)
+def _hit(item: StoredItem, ranked: _Ranked, filter_: Filter | None) -> Hit:
     if filter_ is not None and not matches(filter_, item.attributes):
         raise DataLossError(
             f"item {item.id!r}: the store's index of attributes does not say what its row says; write the item again"

@@ -138,7 +138,8 @@ class Generations:
                     path.unlink(missing_ok=True)
 
     def remove_temporaries(self) -> None:
-        """Remove what a crash left half-written; nobody may be writing."""
+        """Remove what a crash left half-written of the collection; nobody may be writing."""
+        remove_temporaries(self.folder.parent)
         remove_temporaries(self.folder)
         remove_temporaries(self.segment_folder)
 

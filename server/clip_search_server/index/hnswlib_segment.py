@@ -52,6 +52,10 @@ class HnswlibSegment:
         """Number of vectors."""
         return self._node_count
 
+    @property
+    def vectors(self) -> None:
+        """None: hnswlib only gives copies."""
+
     def nearest(self, query: FloatArray, count: int, ef: int) -> IntArray | None:  # (dim,) -> (count,)
         """Return `count` nodes near the query, nearest first, or None where the graph does not reach that many."""
         while count <= (explored := min(max(count, ef), self._reachable_max)):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from clip_search_server.errors import ClipSearchError, DataLossError, NotFoundError, UnavailableError
 from clip_search_server.index.catalog_file import catalog_path, read_catalog
+from clip_search_server.index.compaction import compact_store
 from clip_search_server.index.damage import DamageLog, Report
 from clip_search_server.index.data_folder import DataFolder
 from clip_search_server.index.engines import Engines, chosen_engine
@@ -80,7 +81,7 @@ def rebuild_collection(
     settings: IndexSettings | None = None,
     engine: SegmentEngine | None = None,
 ) -> Rebuilt:
-    """Make one segment of everything in a collection's store and publish it as the only generation.
+    """Make one segment of everything in a collection's store, publish it as the only generation, compact the store.
 
     Raises:
         FailedPreconditionError: somebody has the collection open.
@@ -89,40 +90,47 @@ def rebuild_collection(
     """
     settings = settings or IndexSettings()
     engine = engine or chosen_engine(settings, report)
-    damage = DamageLog(report)
     try:
-        with contextlib.ExitStack() as undo:
-            undo.enter_context(FolderLock(folder))
-            identity = read_identity(store_path(folder))
-            generations = Generations(folder, identity)
-            make_folder(generations.folder)
-            make_folder(generations.segment_folder)
-            store = Store(store_path(folder), durability="always")
-            undo.callback(store.close)
-            reader = StoreReader(store.path, dim=identity.dim)
-            undo.callback(reader.close)
-            report("what filters and texts are found by")
-            with store.transaction() as transaction:
-                transaction.remake_derived()
-            catch_up(store, generations, _readable(generations, report), damage)
-            engines = Engines(engine, settings)
-            recovery = Recovery(store, reader, generations, engines, settings=settings, damage=damage, report=report)
-            view = recovery.run_anew(identity.dim).view
-            report(f"building a graph of {view.tail.row_count:,} rows")
-            rows = gather(view, Job(view.tail.row_count, ())) if view.tail.row_count else None
-            segments: tuple[SegmentEntry, ...] = ()
-            if rows is not None:
-                segment = engine.build(rows.vectors, _never(report))
-                tuning = tune(segment, rows.vectors, no_queries(), settings)
-                segments = (write_segment(generations.segment_folder, rows, segment, engine, tuning).entry,)
-            made = generations.publish(
-                segments, sequence=view.sequence, next_label=store.next_label, item_count=view.item_count
-            )
-            _drop_before(generations, made.number)
-            generations.collect_garbage({entry.name for entry in segments})
-            return Rebuilt(name, view.tail.row_count, damage.sentences())
+        with FolderLock(folder):
+            rebuilt = _rebuilt(folder, name, report=report, settings=settings, engine=engine)
+            compact_store(store_path(folder), report)
+            return rebuilt
     except OSError as error:
         raise UnavailableError(f"{folder} could not be rebuilt ({error}); what was there still stands") from error
+
+
+def _rebuilt(folder: Path, name: str, *, report: Report, settings: IndexSettings, engine: SegmentEngine) -> Rebuilt:
+    """Make the segment and publish it; the caller has the folder's lock."""
+    damage = DamageLog(report)
+    with contextlib.ExitStack() as undo:
+        identity = read_identity(store_path(folder))
+        generations = Generations(folder, identity)
+        make_folder(generations.folder)
+        make_folder(generations.segment_folder)
+        store = Store(store_path(folder), durability="always")
+        undo.callback(store.close)
+        reader = StoreReader(store.path, dim=identity.dim)
+        undo.callback(reader.close)
+        report("what filters and texts are found by")
+        with store.transaction() as transaction:
+            transaction.remake_derived()
+        catch_up(store, generations, _readable(generations, report), damage)
+        engines = Engines(engine, settings)
+        recovery = Recovery(store, reader, generations, engines, settings=settings, damage=damage, report=report)
+        view = recovery.run_anew(identity.dim).view
+        report(f"building a graph of {view.tail.row_count:,} rows")
+        rows = gather(view, Job(view.tail.row_count, ())) if view.tail.row_count else None
+        segments: tuple[SegmentEntry, ...] = ()
+        if rows is not None:
+            segment = engine.build(rows.vectors, _never(report))
+            tuning = tune(segment, rows.vectors, no_queries(), settings)
+            segments = (write_segment(generations.segment_folder, rows, segment, engine, tuning).entry,)
+        made = generations.publish(
+            segments, sequence=view.sequence, next_label=store.next_label, item_count=view.item_count
+        )
+        _drop_before(generations, made.number)
+        generations.collect_garbage({entry.name for entry in segments})
+        return Rebuilt(name, view.tail.row_count, damage.sentences())
 
 
 def rebuild_catalog(data: Path, *, report: Report) -> Path | None:

@@ -12,7 +12,7 @@ any more: it takes as many *new* ones to have it tuned once more.
 
 Those who search come first: a round works a quarter of its time, gives up within milliseconds where there is something
 to build, the collection closes or a burst of searches comes, and is followed by a rest of nine times its length at
-least. Only tuning again takes more than one thread, for milliseconds each time.
+least. All of it takes one thread.
 """
 
 import hashlib

@@ -56,8 +56,13 @@ def cosines(vectors: FloatArray, query: FloatArray) -> FloatArray:  # (rows, dim
 
 
 def scan(vectors: FloatArray, query: FloatArray) -> FloatArray:  # (rows, dim), (dim,) -> (rows,)
-    """Return each row's approximate cosine with the query, as fast as memory allows; see `SCORE_SLACK`."""
-    scores: FloatArray = vectors @ query
+    """Return each row's approximate cosine with the query, as fast as memory allows; see `SCORE_SLACK`.
+
+    One thread does it. A product of a matrix and a vector takes all processors, whose threads wait for each other by
+    spinning: beside anything else that computes, it is several times slower, and slows that down too.
+    """
+    # A memory-mapped array is a class of its own, which makes calls slower.
+    scores: FloatArray = np.vecdot(np.asarray(vectors), query)
     return scores
 
 

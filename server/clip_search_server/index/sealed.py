@@ -133,7 +133,7 @@ class SealedPart:
 
     def vectors_of(self, rows: IntArray) -> FloatArray:  # (count,) -> (count, dim)
         """Return the vectors of these rows."""
-        vectors: FloatArray = self.rows.vectors[self.rows.nodes[rows]]
+        vectors: FloatArray = self.rows.vectors[self.rows.nodes[rows] if self._shared else rows]
         return vectors
 
     def label_at(self, row: int) -> int:
@@ -152,10 +152,13 @@ class SealedPart:
         At least min(`count`, `live_count`) rows come back, whatever the graph reaches: it is asked for more and more
         nodes, and where it cannot give enough live rows all vectors are scanned.
         """
-        rows = None if exact else self._from_graph(query, min(count, live_count), sequence, live_count)
-        if rows is None:
-            rows = self._from_scan(query, count, sequence)
+        rows = self.candidate_rows(query, count, sequence, live_count=live_count, exact=exact)
         return rows, self.scores(rows, query)
+
+    def candidate_rows(self, query: FloatArray, count: int, sequence: int, *, live_count: int, exact: bool) -> IntArray:
+        """Return the rows that `candidates` does."""
+        rows = None if exact else self._from_graph(query, min(count, live_count), sequence, live_count)
+        return self._from_scan(query, count, sequence) if rows is None else rows
 
     def near_rows(self, query: FloatArray, node_count: int) -> IntArray | None:
         """Return the rows, dead ones included, of so many nodes near the query; None where the graph has not so many.
@@ -206,6 +209,8 @@ class SealedPart:
 
     def scores(self, rows: IntArray, query: FloatArray) -> FloatArray:  # (count,), (dim,) -> (count,)
         """Return the exact cosines of these rows."""
+        if not self._shared:
+            return cosines(self.vectors_of(rows), query)
         nodes, places = np.unique(self.rows.nodes[rows], return_inverse=True)
         vectors: npt.NDArray[np.float32] = self.rows.vectors[nodes]
         return cosines(vectors, query)[places]

@@ -3,18 +3,23 @@
 It copies live rows out of a view, builds and writes the new segment while readers and the writer go on, and swaps it
 in. One thing at a time, most urgent first: far too many segments, a full tail, segments with many dead rows, too many
 segments. Nothing is built twice for being merged: the largest of the merged graphs is copied and the rest inserted.
-With nothing to build, the thread watches how well searches are answered (recall_watch.py).
+Where nobody has written for a while, segments with some dead rows are built anew too; that is given up as soon as
+something else is to be built. With nothing to build, the thread watches how well searches are answered
+(recall_watch.py).
 """
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from clip_search_server.errors import DataLossError
 from clip_search_server.index.damage import Report
 from clip_search_server.index.generations import Generations
+from clip_search_server.index.priority import run_nicely
 from clip_search_server.index.recall_watch import RecallWatch
 from clip_search_server.index.sealed import IdTable, SealedPart, SealedRows, share_vectors
 from clip_search_server.index.segment import BuildCancelledError, Segment, SegmentEngine
@@ -57,6 +62,15 @@ def next_job(view: View, settings: IndexSettings) -> Job | None:
     if len(view.parts) > settings.segments_max:
         return _merge(view, settings)
     return None
+
+
+def quiet_job(view: View, settings: IndexSettings) -> Job | None:
+    """Return what is worth building while nobody writes: the segment with most dead rows, if they are not few."""
+    dead_shares = {
+        part: 1 - live_count / part.row_count for part, live_count in zip(view.parts, view.live_counts, strict=True)
+    }
+    worst = max(dead_shares, key=lambda part: dead_shares[part], default=None)
+    return None if worst is None or dead_shares[worst] <= settings.dead_share_quiet_max else Job(0, (worst,))
 
 
 def _merge(view: View, settings: IndexSettings) -> Job:
@@ -162,6 +176,8 @@ class Builder:
         self._stopping = threading.Event()
         self._published = threading.Event()
         self._unpublished = False  # A swap or tuning that no generation shows yet.
+        self._seen_sequence = -1
+        self._quiet_since = 0.0  # `_seen_sequence` was the newest then.
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="index-builder", daemon=True)
         self._thread.start()
@@ -184,11 +200,13 @@ class Builder:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._woken.wait(self._watch.seconds_until_due())
+            # Who deletes a little wakes nobody.
+            self._woken.wait(min(self._watch.seconds_until_due(), self._settings.quiet_seconds))
             self._woken.clear()
             try:
                 self._run_jobs()
                 self.failure = None
+                self._run_quiet_job()
                 self._watch_recall()
             except BuildCancelledError:
                 return
@@ -217,8 +235,27 @@ class Builder:
             job = next_job(view, self._settings)
             if job is None or self._stopping.is_set():
                 return
-            self._run_job(view, job)
+            self._run_job(view, job, self._stopping.is_set)
             self._unpublished = True
+
+    def _run_quiet_job(self) -> None:
+        view, now = self._state.view, time.monotonic()
+        if view.sequence != self._seen_sequence:
+            self._seen_sequence, self._quiet_since = view.sequence, now
+        job = quiet_job(view, self._settings)
+        if job is None or now - self._quiet_since < self._settings.quiet_seconds or self._is_needed():
+            return
+        try:
+            self._run_job(view, job, self._is_needed)
+        except BuildCancelledError:
+            if self._stopping.is_set():
+                raise
+        else:
+            self._unpublished = True
+        self._woken.set()
+
+    def _is_needed(self) -> bool:
+        return self._stopping.is_set() or next_job(self._state.view, self._settings) is not None
 
     def _collect_if_published(self) -> None:
         if not self._published.is_set():
@@ -226,12 +263,12 @@ class Builder:
         self._published.clear()
         self._generations.collect_garbage({part.entry.name for part in self._state.view.parts})
 
-    def _run_job(self, view: View, job: Job) -> None:
-        rows, segment = self._built(view, job)
+    def _run_job(self, view: View, job: Job, cancelled: Callable[[], bool]) -> None:
+        rows, segment = self._built(view, job, cancelled)
         made = None
         if rows is not None and segment is not None:
             queries = self._recent_queries()
-            tuning = tune(segment, rows.vectors, queries, self._settings, cancelled=self._stopping.is_set)
+            tuning = tune(segment, rows.vectors, queries, self._settings, cancelled=cancelled)
             if tuning.recall < tuning.recall_target:
                 self._report(
                     f"a segment of {len(rows.vectors)} vectors finds only {tuning.recall:.1%} at ef {tuning.ef}"
@@ -239,7 +276,7 @@ class Builder:
             made = write_segment(self._generations.segment_folder, rows, segment, self._engine, tuning)
         self._state.swap(made, retired=job.retired, tail_rows=job.tail_rows)
 
-    def _built(self, view: View, job: Job) -> tuple[SealedRows | None, Segment | None]:
+    def _built(self, view: View, job: Job, cancelled: Callable[[], bool]) -> tuple[SealedRows | None, Segment | None]:
         base = base_of(view, job, self._engine, self._settings)
         if base is not None:
             try:
@@ -247,8 +284,14 @@ class Builder:
                 rows = gather(view, job, base)
                 assert rows is not None, "A base has rows. This is a bug."
                 held = len(base.rows.vectors)
-                return rows, self._engine.extend(path, held, rows.vectors, self._stopping.is_set)
+                extend = partial(self._engine.extend, path, held, rows.vectors, cancelled)
+                return rows, self._nicely(extend)
             except DataLossError as error:
                 self._report(f"a segment is built anew instead of copied: {error}")
         rows = gather(view, job)
-        return rows, None if rows is None else self._engine.build(rows.vectors, self._stopping.is_set)
+        if rows is None:
+            return None, None
+        return rows, self._nicely(partial(self._engine.build, rows.vectors, cancelled))
+
+    def _nicely(self, work: Callable[[], Segment]) -> Segment:
+        return run_nicely(work, niceness=self._settings.build_niceness, name="index-build")

@@ -27,6 +27,14 @@ class Segment(Protocol):
         """Number of vectors."""
         ...
 
+    @property
+    def vectors(self) -> FloatArray | None:
+        """The vectors it was built from, float32 (nodes, dim), in its own memory; None where it does not show them.
+
+        They are read and never written, and last as long as anyone refers to them.
+        """
+        ...
+
     def nearest(self, query: FloatArray, count: int, ef: int) -> IntArray | None:  # (dim,) -> (count,)
         """Return `count` nodes near the query, nearest first, or None where the engine cannot reach that many.
 

@@ -3,7 +3,8 @@
 `segments/NAME.*`, NAME being 16 random hexadecimal digits, never used again:
 
     NAME.graph      the engine's own format
-    NAME.vectors    NumPy ``.npy``: float32 (nodes, dim), C order; memory-mapped for exact scans and scores
+    NAME.vectors    NumPy ``.npy``: float32 (nodes, dim), C order; memory-mapped for exact scans and scores where the
+                    engine does not show those in its graph
     NAME.rows       NumPy ``.npz``: labels int64 (rows,), nodes int64 (rows,), id_offsets int64 (rows + 1,),
                     id_bytes uint8: the ids' UTF-8 one after the other
 
@@ -12,6 +13,7 @@ sizes and SHA-256; a file that no manifest names means nothing and is removed af
 """
 
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from clip_search_server.index.segment import Segment, SegmentEngine
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.tail import NEVER
 from clip_search_server.index.tuning import is_tuned, no_queries, tune
+from clip_search_server.index.types import FloatArray
 
 
 def path_of(folder: Path, name: str, kind: str) -> Path:
@@ -76,8 +79,16 @@ def _write(
         files[kind] = FileEntry(path.stat().st_size, sha256_of(path))
     counts = (len(rows.labels), len(rows.vectors))
     entry = SegmentEntry(name, engine.name, dict(engine.parameters), *counts, files, tuning)
-    mapped = SealedRows(rows.labels, rows.nodes, rows.ids, np.load(path_of(folder, name, "vectors"), mmap_mode="r"))
-    return SealedPart(entry, mapped, segment, np.full(len(rows.labels), NEVER))
+    vectors = _vectors_of(folder, name, segment)
+    return SealedPart(entry, replace(rows, vectors=vectors), segment, np.full(len(rows.labels), NEVER))
+
+
+def _vectors_of(folder: Path, name: str, segment: Segment) -> FloatArray:
+    """Return a segment's vectors without a copy of their own in memory: the graph's where it shows them, or a map."""
+    if segment.vectors is not None:
+        return segment.vectors
+    mapped: FloatArray = np.load(path_of(folder, name, "vectors"), mmap_mode="r")
+    return mapped
 
 
 def load_segment(
@@ -90,8 +101,10 @@ def load_segment(
         EngineMissingError: the engine that built it cannot be had.
     """
     engine = engines.named(entry.engine)
-    for kind in KINDS:
-        checked_file(folder, entry, kind)
+    # Reading and digesting is most of the time that opening a collection takes.
+    with ThreadPoolExecutor(len(KINDS)) as pool:
+        for _path in pool.map(lambda kind: checked_file(folder, entry, kind), KINDS):
+            pass
     return load_checked_segment(folder, entry, engine, dim=dim, settings=settings)
 
 
@@ -105,9 +118,10 @@ def load_checked_segment(
     Raises:
         DataLossError: a file does not hold what the entry says.
     """
-    rows = _load_rows(folder, entry, dim)
     graph = path_of(folder, entry.name, "graph")
+    rows = _load_rows(folder, entry, dim)
     segment = engine.load(graph, node_count=entry.node_count, dim=dim)
+    rows = replace(rows, vectors=_vectors_of(folder, entry.name, segment))
     if not is_tuned(entry.tuning, settings):
         entry = replace(entry, tuning=tune(segment, rows.vectors, no_queries(), settings))
     return SealedPart(entry, rows, segment, np.full(entry.row_count, NEVER))

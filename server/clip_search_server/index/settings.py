@@ -24,7 +24,10 @@ class IndexSettings:
         segments_max: segments above which the smallest are merged, once the tail is sealed; at twice this, the tail
             waits for the merging.
         dead_share_max: share of dead rows above which a segment is rebuilt.
+        dead_share_quiet_max: likewise, where nobody writes.
+        quiet_seconds: without a write, after which that is so.
         build_threads: threads that insert into a graph.
+        build_niceness: how far those threads stand back behind searches, 0 (not at all) to 19.
         build_retry_seconds: pause after a failed background build.
 
     Graph (Malkov & Yashunin 2016, arXiv:1603.09320, for the meaning of M and ef):
@@ -67,7 +70,10 @@ class IndexSettings:
     throttle_seconds_max: float = 30.0
     segments_max: int = 6
     dead_share_max: float = 0.3
+    dead_share_quiet_max: float = 0.05
+    quiet_seconds: float = 60.0
     build_threads: int = 2
+    build_niceness: int = 10
     build_retry_seconds: float = 30.0
 
     engine: EngineChoice = "auto"
@@ -101,22 +107,26 @@ class IndexSettings:
             raise ValueError(f"durability: must be 'always' or 'interval', not {self.durability!r}")
         if self.engine not in get_args(EngineChoice):
             raise ValueError(f"engine: must be one of {', '.join(get_args(EngineChoice))}, not {self.engine!r}")
-        for name in ("dead_share_max", "recall_target"):
+        for name in ("dead_share_max", "dead_share_quiet_max", "recall_target"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"{name}: must lie between 0 and 1, not {getattr(self, name)}")
         for names, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_TWO, 2)):
             for name in names:
                 if getattr(self, name) < least:
                     raise ValueError(f"{name}: must be at least {least}, not {getattr(self, name)}")
+        if not 0 <= self.build_niceness <= _NICENESS_MAX:
+            raise ValueError(f"build_niceness: must lie between 0 and {_NICENESS_MAX}, not {self.build_niceness}")
         for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be above 0, not {getattr(self, name)}")
 
 
+_NICENESS_MAX = 19
 _ABOVE_ZERO = (
     "sync_interval_seconds",
     "throttle_seconds_max",
     "build_retry_seconds",
+    "quiet_seconds",
     "recall_interval_seconds",
     "filter_exact_factor",
 )

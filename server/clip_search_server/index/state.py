@@ -15,6 +15,9 @@ from clip_search_server.index.transaction import Added, Change, Removed
 from clip_search_server.index.types import IntArray
 from clip_search_server.index.view import View
 
+# A search reads the store and then takes the view of the same moment; meanwhile others may have written, a few times.
+_VIEWS_KEPT = 8
+
 
 class State:
     """The current view and what it is made of.
@@ -35,12 +38,13 @@ class State:
         self._item_count = item_count
         self._complete_since = 0
         self._waiting_ended = False
+        self._views: tuple[View, ...] = ()
         self._publish()
 
     @property
     def view(self) -> View:
         """The newest published view; taking it never waits."""
-        return self._view
+        return self._views[0]
 
     def apply(self, changes: Sequence[Change], sequence: int) -> None:
         """Follow a committed transaction and publish its outcome as a whole."""
@@ -62,6 +66,8 @@ class State:
 
         The rows of `made` take over the deaths that happened while it was built. None stands for no live row at all.
         """
+        # Copying takes milliseconds, in which writes, and searches that wait for them, should not have to wait.
+        rest = self._tail.copy_after(tail_rows) if tail_rows else None
         with self._changed:
             tail = self._tail.view()
             replaced = [(tail.labels[:tail_rows], tail.died_at[:tail_rows])]
@@ -73,29 +79,33 @@ class State:
             if made is not None:
                 self._parts.append(made)
                 self._live_counts.append(_live_count(made.died_at))
-            if tail_rows:
-                self._tail = self._tail.without_first(tail_rows)
-            self._publish()
+            if rest is not None:
+                rest.catch_up(tail, tail_rows)
+                self._tail = rest
+            self._publish(alone=True)
             self._changed.notify_all()
 
     def view_at_least(self, sequence: int, *, seconds_max: float) -> View | None:
-        """Return the view once it shows this write, or None where it does not in time.
+        """Return a view that shows this write, as soon as there is one, or None where there is none in time.
 
-        A write is committed before it is shown, so whoever reads the store may be ahead of the view, by a moment.
+        It is the view of this very write where that is one of the newest few: then it shows nothing more. A write is
+        committed before it is shown, so whoever reads the store may be ahead of the views, by a moment.
         """
-        if self._view.sequence < sequence:
+        if self.view.sequence < sequence:
             with self._changed:
-                self._changed.wait_for(lambda: self._view.sequence >= sequence, seconds_max)
-        view = self._view
-        return view if view.sequence >= sequence else None
+                self._changed.wait_for(lambda: self.view.sequence >= sequence, seconds_max)
+        views = self._views
+        if views[0].sequence < sequence:
+            return None
+        return next((view for view in views if view.sequence == sequence), views[0])
 
     def wait_for_tail_below(self, row_count: int, *, seconds_max: float) -> bool:
         """Wait until the tail has fewer rows than this, or nobody may wait any more; return whether that came."""
-        if self._view.tail.row_count < row_count:
+        if self.view.tail.row_count < row_count:
             return True
         with self._changed:
             return self._changed.wait_for(
-                lambda: self._waiting_ended or self._view.tail.row_count < row_count, seconds_max
+                lambda: self._waiting_ended or self.view.tail.row_count < row_count, seconds_max
             )
 
     def end_waiting(self) -> None:
@@ -113,8 +123,9 @@ class State:
                 return
         # No part holds it: its vector was damaged and left out when the collection was opened.
 
-    def _publish(self) -> None:
-        self._view = View(
+    def _publish(self, *, alone: bool = False) -> None:
+        """Show the state; `alone` forgets the views before, which would keep retired parts in memory."""
+        view = View(
             sequence=self._sequence,
             complete_since=self._complete_since,
             item_count=self._item_count,
@@ -122,6 +133,7 @@ class State:
             live_counts=tuple(self._live_counts),
             tail=self._tail.view(),
         )
+        self._views = (view,) if alone else (view, *self._views[: _VIEWS_KEPT - 1])
 
 
 def _live_count(died_at: IntArray) -> int:

@@ -3,7 +3,7 @@
 What several calls of one `StoreState` return belongs together, whatever is written meanwhile.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import apsw
@@ -40,6 +40,13 @@ _ITEM_BY_LABEL = f"SELECT {ITEM_COLUMNS} FROM items WHERE label = ?"  # noqa: S6
 _LABEL_BY_CONTENT = (
     "SELECT label FROM items INDEXED BY items_by_content WHERE content_digest = ? AND content_digest <> x'' LIMIT 1"
 )
+# In one statement, because each step of each statement gives the interpreter's lock away and has to wait for it.
+_ITEMS_BY_LABEL = f"""
+SELECT {", ".join(f"items.{column}" for column in ITEM_COLUMNS.split(", "))},
+    vectors.vector, vectors.crc, EXISTS (SELECT 1 FROM thumbnails WHERE thumbnails.label = items.label)
+FROM carray(?) AS wanted CROSS JOIN items ON items.label = wanted.value
+LEFT JOIN vectors ON vectors.label = items.label
+"""  # noqa: S608 - a constant
 _LABELS_BY_ID = "SELECT label FROM items INDEXED BY sqlite_autoindex_items_1"  # Reads the index of ids alone.
 _ITEMS_AFTER = "SELECT {columns} FROM items WHERE id > ? AND {test} ORDER BY id LIMIT ?"
 _ITEMS_AMONG = (
@@ -109,6 +116,27 @@ class StoreState:
         statement = "SELECT 1 FROM thumbnails WHERE label = ?"
         has_thumbnail = self._connection.execute(statement, (row.label,)).get is not None
         return row.joined_with(self.vector(row.label), has_thumbnail=has_thumbnail)
+
+    def items_of_labels(self, labels: Sequence[int]) -> list[StoredItem]:
+        """Return the whole items of labels that each have one in this state, in order."""
+        if not labels:
+            return []
+        try:
+            wanted = array_of(np.array(labels, dtype=np.int64))
+            rows = self._connection.execute(_ITEMS_BY_LABEL, (wanted,)).fetchall()
+        except apsw.IOError as error:
+            if not page_checksums.is_damage(error):
+                raise
+            rows = []
+        found = {cast("int", columns[0]): columns for columns in rows}
+        # What is missing lies on a damaged page, or is damaged itself: one by one it is found, or the damage named.
+        return [self._item(found[label]) if label in found else self.item(self.row_of_label(label)) for label in labels]
+
+    def _item(self, columns: tuple[Any, ...]) -> StoredItem:
+        *item, vector, vector_crc, has_thumbnail = columns
+        row = item_from(tuple(item))
+        unit = vector_from(row.label, vector or b"", -1 if vector is None else vector_crc, self._dim)
+        return row.joined_with(unit, has_thumbnail=bool(has_thumbnail))
 
     def vector(self, label: int) -> FloatArray:
         """Return the vector of a label, float32 (dim,)."""

@@ -15,7 +15,9 @@ from clip_search_server.index.types import FloatArray, IntArray
 # The sequence at which a live row died: later than any real one.
 NEVER = np.iinfo(np.int64).max
 
-_CAPACITY_LEAST = 1024
+# Rows that room is made for at first. Memory that nothing was written to costs nothing, and to enlarge a tail while
+# writes wait for it would cost milliseconds.
+_CAPACITY_LEAST = 1 << 15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,9 +47,13 @@ class TailView:
 
     def candidates(self, query: FloatArray, count: int, sequence: int) -> tuple[IntArray, FloatArray]:
         """Return the live rows that may be among the `count` best, and their cosines."""
-        live = self.live_rows(sequence)
-        rows = live[best_rows(scan(self.vectors, query)[live], count)]
+        rows = self.candidate_rows(query, count, sequence)
         return rows, cosines(self.vectors[rows], query)
+
+    def candidate_rows(self, query: FloatArray, count: int, sequence: int) -> IntArray:
+        """Return the rows that `candidates` does."""
+        live = self.live_rows(sequence)
+        return live[best_rows(scan(self.vectors, query)[live], count)]
 
     def label_at(self, row: int) -> int:
         """Return the label of a row."""
@@ -67,12 +73,17 @@ class TailView:
 
 
 class Tail:
-    """The growing end; every method is called with the state's lock held."""
+    """The growing end; every method but `copy_after` is called with the state's lock held.
 
-    def __init__(self, dim: int) -> None:
-        self._vectors = np.empty((_CAPACITY_LEAST, dim), dtype=np.float32)  # (capacity, dim)
-        self._labels = np.empty(_CAPACITY_LEAST, dtype=np.int64)  # (capacity,)
-        self._died_at = np.empty(_CAPACITY_LEAST, dtype=np.int64)  # (capacity,)
+    Args:
+        dim: components of a vector.
+        capacity: rows that there is room for at first.
+    """
+
+    def __init__(self, dim: int, *, capacity: int = _CAPACITY_LEAST) -> None:
+        self._vectors = np.empty((capacity, dim), dtype=np.float32)  # (capacity, dim)
+        self._labels = np.empty(capacity, dtype=np.int64)  # (capacity,)
+        self._died_at = np.empty(capacity, dtype=np.int64)  # (capacity,)
         self._ids: list[str] = []
 
     def append(self, label: int, item_id: str, vector: FloatArray) -> None:
@@ -94,13 +105,24 @@ class Tail:
         count = len(self._ids)
         return TailView(self._vectors[:count], self._labels[:count], self._died_at[:count], self._ids)
 
-    def without_first(self, count: int) -> "Tail":
-        """Return a new tail with the rows after the first `count`; this one stays as it is for its views."""
-        rest = Tail(self._vectors.shape[1])
-        for row in range(count, len(self._ids)):
-            rest.append(int(self._labels[row]), self._ids[row], self._vectors[row])
-            rest._died_at[row - count] = self._died_at[row]
+    def copy_after(self, count: int) -> "Tail":
+        """Return a new tail with the rows after the first `count`; this one stays as it is for its views.
+
+        It may be called while rows are appended and die: `catch_up` brings what the copy missed of that.
+        """
+        rows = slice(count, len(self._ids))  # What is enlarged meanwhile has all of these rows, before and after.
+        ids = self._ids[rows]
+        rest = Tail(self._vectors.shape[1], capacity=max(_CAPACITY_LEAST, len(ids)))
+        rest._vectors[: len(ids)] = self._vectors[rows]
+        rest._labels[: len(ids)] = self._labels[rows]
+        rest._ids = ids
         return rest
+
+    def catch_up(self, original: TailView, count: int) -> None:
+        """Become all that the original holds after its first `count` rows, of which this is an earlier copy."""
+        for row in range(count + len(self._ids), original.row_count):
+            self.append(original.label_at(row), original.id_at(row), original.vectors[row])
+        self._died_at[: len(self._ids)] = original.died_at[count:]
 
     def _grow(self) -> None:
         # Views keep the old arrays; what dies from now on died after them.

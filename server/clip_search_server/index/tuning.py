@@ -29,7 +29,7 @@ _EF_LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _SAMPLES_MAX = 100  # of each kind
 _COMPARISONS_MAX = 100_000_000
 _RESERVED_SHARE = 0.5
-_BLOCK_ROWS = 4096
+_BLOCK_BYTES = 1 << 20  # stays in a processor's cache while all queries are compared with it
 
 
 def no_queries() -> FloatArray:
@@ -141,11 +141,14 @@ def _true_neighbours(vectors: FloatArray, queries: FloatArray, count: int, cance
     """Return the nodes of highest cosine for each query, int64 (queries, at most count), in no order."""
     nodes = np.empty((len(queries), 0), dtype=np.int64)
     scores = np.empty((len(queries), 0), dtype=np.float32)
-    for start in range(0, len(vectors), _BLOCK_ROWS):
+    vectors = np.asarray(vectors)
+    rows_at_once = max(1, _BLOCK_BYTES // vectors[:1].nbytes)
+    for start in range(0, len(vectors), rows_at_once):
         _go_on_unless(cancelled)
-        block = vectors[start : start + _BLOCK_ROWS]
+        block = vectors[start : start + rows_at_once]
         block_nodes = np.broadcast_to(np.arange(start, start + len(block)), (len(queries), len(block)))
-        scores = np.concatenate([scores, queries @ block.T], axis=1)
+        # On one thread, like `scoring.scan`.
+        scores = np.concatenate([scores, np.vecdot(queries[:, np.newaxis], block)], axis=1)
         nodes = np.concatenate([nodes, block_nodes], axis=1)
         if scores.shape[1] > count:
             best = np.argpartition(-scores, count - 1, axis=1)[:, :count]

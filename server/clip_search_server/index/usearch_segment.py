@@ -36,6 +36,10 @@ class UsearchSegment:
         """Number of vectors."""
         return self._node_count
 
+    @property
+    def vectors(self) -> None:
+        """None: usearch only gives copies."""
+
     def nearest(self, query: FloatArray, count: int, ef: int) -> IntArray | None:  # (dim,) -> (count,)
         """Return `count` nodes near the query, nearest first, or None where the graph does not reach that many."""
         if count > self._node_count:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clip_search_server.index.scoring import best_rows
+from clip_search_server.index.scoring import best_rows, cosines
 from clip_search_server.index.sealed import SealedPart
 from clip_search_server.index.tail import TailView
 from clip_search_server.index.types import FloatArray, Neighbour
@@ -51,13 +51,16 @@ class View:
         """
         sources: list[SealedPart | TailView] = [*self.parts, self.tail]
         found = [
-            part.candidates(query, count, self.sequence, live_count=live_count, exact=exact)
+            part.candidate_rows(query, count, self.sequence, live_count=live_count, exact=exact)
             for part, live_count in zip(self.parts, self.live_counts, strict=True)
         ]
-        found.append(self.tail.candidates(query, count, self.sequence))
-        scores = np.concatenate([part_scores for _rows, part_scores in found])
-        owners = np.repeat(np.arange(len(found)), [len(rows) for rows, _scores in found])
-        rows = np.concatenate([part_rows for part_rows, _scores in found])
+        found.append(self.tail.candidate_rows(query, count, self.sequence))
+        # Few calls for all parts together: each holds the interpreter's lock, for which other searches wait.
+        scores = cosines(
+            np.concatenate([source.vectors_of(rows) for source, rows in zip(sources, found, strict=True)]), query
+        )
+        owners = np.repeat(np.arange(len(found)), [len(rows) for rows in found])
+        rows = np.concatenate(found)
         # `best_rows` keeps every tie at the cut, so the ids decide among them here.
         best = best_rows(scores, count)
         hits = [

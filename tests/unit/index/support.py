@@ -34,6 +34,10 @@ class BruteForceSegment:
         """Number of vectors."""
         return len(self._vectors)
 
+    @property
+    def vectors(self) -> None:
+        """Not shown."""
+
     def nearest(self, query: FloatArray, count: int, ef: int) -> IntArray | None:
         """Return the nearest nodes and note how many were asked for, and with which `ef`."""
         self.asked.append(count)

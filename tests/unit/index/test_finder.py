@@ -352,8 +352,15 @@ def test_a_view_that_came_too_late_is_not_searched(open_collection: OpenCollecti
     assert len(found.hits) == 19
 
 
-def test_a_view_ahead_of_the_store_is_searched_as_of_the_stores_moment(open_collection: OpenCollection) -> None:
-    """Items added, changed and deleted between the two are seen as they were, with a filter and without."""
+@pytest.mark.parametrize("views_kept", [1, 8])
+def test_a_view_ahead_of_the_store_is_searched_as_of_the_stores_moment(
+    open_collection: OpenCollection, monkeypatch: pytest.MonkeyPatch, views_kept: int
+) -> None:
+    """Items added, changed and deleted between the two are seen as they were, with a filter and without.
+
+    That goes for the view of that very moment, where it is still there, and for one that shows more.
+    """
+    monkeypatch.setattr("clip_search_server.index.state._VIEWS_KEPT", views_kept)
     collection = open_collection(engine=BruteForceEngine())
     collection.upsert([Record(f"{at}", VECTORS[at], {"n": at}) for at in range(8)])
     state = collection._state

@@ -6,7 +6,7 @@ import apsw
 import pytest
 
 from clip_search_server.errors import DataLossError, FailedPreconditionError
-from clip_search_server.index import Collection, Record, page_checksums
+from clip_search_server.index import Collection, Record, Search, page_checksums
 from clip_search_server.index.schema import create_store, format_version_of, read_identity
 from tests.unit.index.conftest import OpenCollection
 from tests.unit.index.support import DIM, random_vectors
@@ -91,6 +91,25 @@ def test_the_neighbours_of_a_damaged_row_are_served(open_collection: OpenCollect
     assert len(damaged) == 1
     found = collection.search(VECTORS[300], limit=600, exact=True)
     assert len(found.neighbours) >= 599
+
+
+@pytest.mark.parametrize("table", ["items", "vectors"])
+def test_hits_beside_a_damaged_row_are_found(open_collection: OpenCollection, store: Path, table: str) -> None:
+    """A search that hits neighbours of a damaged row returns them; one that hits the row itself names it."""
+    page = _pages_of(store, table)[1]
+    collection = open_collection()
+    while collection._reader._idle:  # They have read the page.
+        collection._reader._idle.pop().close()
+    _flip(store, page, PAGE_BYTES - 8 - 30)
+    (damaged,) = (at for at in range(600) if _is_damaged(collection, f"item {at:04}"))
+    for at in range(600):
+        search = Search(VECTORS[at], limit=1)
+        if at == damaged:
+            with pytest.raises(DataLossError, match=r"fails its checksum"):
+                collection.find(search)
+        else:
+            (hit,) = collection.find(search).hits
+            assert (hit.item.id, hit.item.vector.tobytes()) == (f"item {at:04}", VECTORS[at].tobytes())
 
 
 @pytest.mark.parametrize("how", ["upsert", "delete"])

@@ -9,7 +9,7 @@ import pytest
 from clip_search_server.index import Collection, IndexSettings, Record
 from clip_search_server.index.entries import SegmentEntry
 from clip_search_server.index.sealed import IdTable, SealedPart, SealedRows, share_vectors
-from clip_search_server.index.sealing import Job, base_of, gather, next_job
+from clip_search_server.index.sealing import Job, base_of, gather, next_job, quiet_job
 from clip_search_server.index.settings import EngineChoice
 from clip_search_server.index.tail import NEVER, Tail, TailView
 from clip_search_server.index.view import View
@@ -95,6 +95,16 @@ def test_segments_with_many_dead_rows_are_rebuilt_together() -> None:
     job = next_job(view, SETTINGS)
     assert job == Job(0, tuple(stale))
     assert base_of(view, job, ENGINE, SETTINGS) is None
+
+
+def test_what_can_wait_is_the_segment_with_most_dead_rows() -> None:
+    """One at a time, the worst first, and none whose dead rows are few."""
+    settings = IndexSettings(dead_share_quiet_max=0.1)
+    few, some, more = _part(0, 100, dead=10), _part(100, 200, dead=11), _part(200, 300, dead=12)
+    assert quiet_job(_view(), settings) is None
+    assert quiet_job(_view(few), settings) is None
+    assert quiet_job(_view(few, some, more), settings) == Job(0, (more,))
+    assert next_job(_view(few, some, more), settings) is None
 
 
 @pytest.mark.parametrize(
@@ -244,4 +254,67 @@ def test_the_segment_count_stays_bounded_while_items_pour_in(open_collection: Op
         seen, tail = max(seen, len(stats.segments)), max(tail, stats.tail_row_count)
     assert seen <= 4
     assert tail <= 30
+    assert _is_right(collection)
+
+
+def _dead_rows(collection: Collection) -> int:
+    return sum(part.row_count - part.live_count for part in collection.stats().segments)
+
+
+def test_dead_rows_go_when_nobody_writes(open_collection: OpenCollection) -> None:
+    """Too few to matter while items come in, they are left out once there is time; the next opening finds none."""
+    settings = IndexSettings(tail_rows_max=50, segments_max=3, quiet_seconds=0.05, dead_share_max=0.9)
+    collection = open_collection(settings, engine=BruteForceEngine())
+    _fill(collection, 200)
+    collection.delete([f"item {at}" for at in range(0, 200, 5)])
+    wait_until(lambda: _dead_rows(collection) == 0)
+    wait_until(lambda: _names_published(collection))
+    assert _is_right(collection)
+    collection.close()
+    collection = open_collection(settings, engine=BruteForceEngine())
+    assert _dead_rows(collection) == 0
+    assert _is_right(collection)
+
+
+def _names_published(collection: Collection) -> bool:
+    """Return whether the newest generation is of the present segments."""
+    stats = collection.stats()
+    return stats.generation is not None and stats.generation.file_bytes - stats.generation.path.stat().st_size == sum(
+        part.file_bytes for part in stats.segments
+    )
+
+
+def test_a_few_dead_rows_stay(open_collection: OpenCollection) -> None:
+    """Below the share that is worth it, no segment is built anew however long nobody writes."""
+    settings = IndexSettings(tail_rows_max=50, segments_max=3, quiet_seconds=0.01)
+    engine = BruteForceEngine()
+    collection = open_collection(settings, engine=engine)
+    _fill(collection, 100)
+    collection.delete(["item 0", "item 50"])
+    wait_until(lambda: collection.snapshot().sequence == collection.sequence)
+    collection._builder._woken.set()
+    wait_until(lambda: not collection._builder._woken.is_set())
+    assert _dead_rows(collection) == 2
+
+
+def test_what_can_wait_is_given_up_for_a_full_tail(open_collection: OpenCollection) -> None:
+    """Items that come while dead rows are left out are sealed first; the rest is done afterwards."""
+    holder: list[Collection] = []
+    builds: list[int] = []
+
+    def come_meanwhile() -> None:
+        builds.append(len(holder))
+        if holder:
+            collection = holder.pop()
+            collection.upsert([Record(f"item {at}", VECTORS[at]) for at in range(100, 150)])
+
+    settings = IndexSettings(tail_rows_max=50, segments_max=3, quiet_seconds=0.05, dead_share_max=0.9)
+    collection = open_collection(settings, engine=BruteForceEngine(come_meanwhile))
+    _fill(collection, 100)
+    holder.append(collection)
+    collection.delete([f"item {at}" for at in range(10)])
+    wait_until(lambda: _dead_rows(collection) == 0 and collection.stats().tail_row_count == 0)
+    # Two seals, the attempt in which items came, their seal, and the attempt that succeeded.
+    assert builds == [0, 0, 1, 0, 0]
+    assert collection.stats().build_failure is None
     assert _is_right(collection)

@@ -4,6 +4,7 @@ Flipped bits are the one damage that no engine's own format detects: `segment_fi
 before an engine reads a byte, so that case is tested through `load_segment`.
 """
 
+import gc
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,24 @@ def test_a_segment_of_few_vectors_answers(engine: SegmentEngine, count: int) -> 
     nodes = segment.nearest(VECTORS[0], count, 500)
     assert nodes is not None
     assert nodes.tolist() == np.argsort(-(VECTORS[:count] @ VECTORS[0])).tolist()
+
+
+def test_the_vectors_of_a_graph_are_those_it_was_built_from(
+    engine: SegmentEngine, segment: Segment, tmp_path: Path
+) -> None:
+    """An engine that shows them shows the same bits, in order, built, extended or loaded; and for ever."""
+    path = _saved(engine, tmp_path, VECTORS[:400])
+    loaded = engine.load(path, node_count=400, dim=DIM)
+    shown = [segment.vectors, engine.extend(path, 400, VECTORS, lambda: False).vectors, loaded.vectors]
+    if engine.name != "faiss":
+        assert shown == [None, None, None]
+        return
+    del segment, loaded
+    gc.collect()
+    for vectors, wanted in zip(shown, [VECTORS, VECTORS, VECTORS[:400]], strict=True):
+        assert vectors is not None
+        assert vectors.tobytes() == wanted.tobytes()
+        assert not vectors.flags.writeable
 
 
 def test_asking_for_more_nodes_than_there_are_gives_none(segment: Segment) -> None:
@@ -304,6 +323,7 @@ def test_a_failed_write_leaves_no_segment_behind(engine: SegmentEngine, tmp_path
 
     class Full:
         node_count = len(VECTORS)
+        vectors = None
 
         def nearest(self, query: FloatArray, count: int, ef: int) -> None: ...
 

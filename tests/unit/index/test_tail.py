@@ -6,7 +6,7 @@ QUERY = random_vectors(1, seed=99)[0]
 
 
 def _tail_of(vectors: FloatArray) -> Tail:
-    tail = Tail(DIM)
+    tail = Tail(DIM, capacity=1024)
     for at, vector in enumerate(vectors):
         tail.append(at + 1, f"item {at}", vector)
     return tail
@@ -42,8 +42,30 @@ def test_the_rest_of_a_tail_keeps_its_deaths() -> None:
     vectors = random_vectors(10, seed=3)
     tail = _tail_of(vectors)
     tail.kill(8, sequence=11)
-    rest = tail.without_first(6).view()
+    copy = tail.copy_after(6)
+    copy.catch_up(tail.view(), 6)
+    rest = copy.view()
     assert rest.labels.tolist() == [7, 8, 9, 10]
     assert rest.live_rows(11).tolist() == [0, 2, 3]
     assert [rest.id_at(row) for row in range(4)] == ["item 6", "item 7", "item 8", "item 9"]
     assert (rest.vectors == vectors[6:]).all()
+
+
+def test_a_copy_of_the_rest_catches_up() -> None:
+    """What is appended and dies while the copy is made is in it afterwards, also where the arrays were enlarged."""
+    vectors = random_vectors(2000, seed=4)
+    tail = _tail_of(vectors[:900])
+    tail.kill(800, sequence=2000)
+    copy = tail.copy_after(700)
+    for at in range(900, 2000):
+        tail.append(at + 1, f"item {at}", vectors[at])
+    tail.kill(701, sequence=2001)
+    tail.kill(2000, sequence=2002)
+    copy.catch_up(tail.view(), 700)
+    rest = copy.view()
+    assert rest.labels.tolist() == list(range(701, 2001))
+    assert rest.id_at(0) == "item 700"
+    assert rest.id_at(1299) == "item 1999"
+    assert (rest.vectors == vectors[700:]).all()
+    assert sorted({*range(1300)} - {*rest.live_rows(3000).tolist()}) == [0, 99, 1299]
+    assert 0 in rest.live_rows(2000)

@@ -1,6 +1,7 @@
 import asyncio
 import dataclasses
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ from clip_search_server import commands
 from clip_search_server.encoder.towers import EncoderSettings
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.server import ServerOptions
+
+
+@pytest.fixture(autouse=True)
+def _switch_interval() -> Iterator[None]:
+    """Serving changes the interpreter of the whole process."""
+    before = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture
@@ -62,3 +71,10 @@ def test_every_limit_is_an_option(started: list[ServerOptions], tmp_path: Path) 
         options += [f"--{limit.name.replace('_', '-')}", f"{number}"]
     assert _serve(tmp_path, *options)[0] == 0
     assert list(dataclasses.astuple(started[0].limits)) == list(range(1_000, 1_000 + len(options) // 2))
+
+
+def test_threads_take_turns_quickly_in_a_server(started: list[ServerOptions], tmp_path: Path) -> None:
+    """Else each step of a search would wait five milliseconds for a thread that works in Python."""
+    assert sys.getswitchinterval() == 0.005
+    assert _serve(tmp_path)[0] == 0
+    assert sys.getswitchinterval() <= 0.0005
