@@ -8,7 +8,7 @@ import pytest
 
 from clip_search.v1 import content_pb2
 from tests.integration.conftest import Png
-from tests.integration.stubs import Client, image, stored, text, vector, violated_field
+from tests.integration.stubs import SECONDS, Client, image, stored, text, vector, violated_field
 
 CASES: dict[str, tuple[Callable[[Png], content_pb2.Content], str]] = {
     "empty picture": (lambda png: image(b""), "image"),
@@ -70,3 +70,17 @@ def test_an_unknown_id_is_not_found(channel: grpc.Channel) -> None:
         Client(channel).search(stored("no such item"))
     assert refused.value.code() == grpc.StatusCode.NOT_FOUND
     assert "item_id" in str(refused.value.details())
+
+
+def test_bytes_that_are_no_message_are_refused(channel: grpc.Channel) -> None:
+    """A request and a stream of them are INVALID_ARGUMENT, not a failure of the server's."""
+    garbage = b"\x0a\xff\xff\xff\xff\x0f"
+    search = channel.unary_unary("/clip_search.v1.SearchService/Search", bytes, bytes)
+    with pytest.raises(grpc.RpcError, match="bytes are no message of this method") as refused:
+        search(garbage, timeout=SECONDS)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    ingest = channel.stream_stream("/clip_search.v1.IndexService/Ingest", bytes, bytes)
+    with pytest.raises(grpc.RpcError, match="no message of this method") as refused:
+        list(ingest(iter([garbage]), timeout=SECONDS))
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert Client(channel).search(text("a good query")).space_id

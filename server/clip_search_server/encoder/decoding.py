@@ -23,6 +23,7 @@ import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
 from clip_search_server.encoder.containers import check_structure
+from clip_search_server.encoder.libtiff import silence_libtiff
 from clip_search_server.errors import InvalidArgumentError
 
 __all__ = ["Box", "Decoded", "OpenedPicture", "PixelLimits", "decode_image", "image_formats", "open_picture"]
@@ -110,8 +111,10 @@ class Decoded:
 def image_formats() -> tuple[str, ...]:
     """Return the formats that are decoded; Pillow's other decoders are not exposed to foreign bytes.
 
-    AVIF depends on how Pillow was built, HEIF on whether the package pi-heif is installed.
+    Asked once, before the first picture is opened, it also makes the decoders ready. AVIF depends on how Pillow was
+    built, HEIF on whether the package pi-heif is installed.
     """
+    silence_libtiff()
     formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
     if features.check("avif"):
         formats.append("AVIF")
@@ -261,7 +264,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         ground = Image.new("RGB", rgba.size, _WHITE)
         ground.paste(rgba, mask=rgba)
         return ground
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _grey16_to_rgb(image: Image.Image) -> Image.Image:

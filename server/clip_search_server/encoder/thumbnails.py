@@ -47,8 +47,8 @@ def make_thumbnail(picture: Decoded, settings: ThumbnailSettings) -> bytes:
 def _resized(picture: Decoded, edge: int) -> Image.Image:
     longest = max(picture.width, picture.height)
     width, height = (max(1, round(edge * side / longest)) for side in (picture.width, picture.height))
-    # First by averaging whole blocks down to twice the size, which is quick and cannot be seen.
-    return picture.image.resize((width, height), resample=Image.Resampling.BICUBIC, box=picture.box, reducing_gap=2.0)
+    # First by averaging whole blocks down to one and a half times the size at least: half the time, and not to be seen.
+    return picture.image.resize((width, height), resample=Image.Resampling.BICUBIC, box=picture.box, reducing_gap=1.5)
 
 
 def _encode(image: Image.Image, quality: int) -> bytes:

@@ -14,7 +14,7 @@ What is found by it, derived from `items` in the same transaction and made anew 
                                                            same by name, kind, key
     texts       FTS5 without content, rowid = label        the words of items that have a text
 
-And an index of `items`, made when a store that lacks it is opened:
+And an index of `items`, which a store of before gets when it is opened:
 
     items_by_content   content_digest, of items that have one: whether a content is stored already, under whatever id
 
@@ -129,6 +129,7 @@ def create_store(path: Path, *, space_id: str, dim: int) -> None:
             connection.pragma("journal_mode", "memory")  # A journal left by a crash would spoil the next attempt.
             with connection:
                 connection.execute(TABLES)
+                connection.execute(BY_CONTENT)
                 connection.executemany(
                     "INSERT INTO meta VALUES (?, ?)",
                     [("collection_id", uuid.uuid4().hex), ("space_id", space_id), ("dim", dim), ("metric", METRIC)],

@@ -55,8 +55,8 @@ class RequestInterceptor(aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(behaviour, None, handler.response_serializer)
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
-                self._wrap_stream(method, handler.stream_stream),
-                handler.request_deserializer,
+                self._wrap_stream(method, handler.stream_stream, handler.request_deserializer),
+                None,
                 handler.response_serializer,
             )
         raise RuntimeError(f"{method} is of a kind that no wrapper is written for. This is a bug.")
@@ -77,12 +77,14 @@ class RequestInterceptor(aio.ServerInterceptor):
 
         return wrapped
 
-    def _wrap_stream(self, method: str, behaviour: Callable[[Any, _Context], AsyncIterator[Any]]) -> Callable[..., Any]:
-        async def wrapped(requests: object, context: _Context) -> AsyncIterator[Any]:
+    def _wrap_stream(
+        self, method: str, behaviour: Callable[[Any, _Context], AsyncIterator[Any]], parse: Callable[[bytes], Any]
+    ) -> Callable[..., Any]:
+        async def wrapped(requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
             call = _Call(method, context)
             try:
                 self._calls.enter()
-                async for response in behaviour(requests, context):
+                async for response in behaviour(_all_parsed(requests, parse), context):
                     yield response
             except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
                 await call.fail(error)
@@ -103,6 +105,11 @@ def _parsed(data: bytes, parse: Callable[[bytes], Any]) -> Any:  # noqa: ANN401 
         return parse(data)
     except DecodeError as error:
         raise InvalidArgumentError("", "The request's bytes are no message of this method.") from error
+
+
+async def _all_parsed(requests: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for data in requests:
+        yield _parsed(data, parse)
 
 
 class _Call:

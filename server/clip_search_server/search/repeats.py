@@ -16,8 +16,8 @@ from clip_search_server.errors import InvalidArgumentError
 
 __all__ = ["Repeats"]
 
-#: More than are in flight at a time, so that what is committed a moment later is found here until then.
-_RECENT_MAX = 512
+#: More than wait for their commit at a time, over all streams, so that each is found here until it is found there.
+_RECENT_MAX = 2_048
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """Decoding: a picture as people see it, whatever it is stored as, and one clear error for every bad one."""
 
 import base64
+import contextlib
 import io
 import struct
 import warnings
@@ -273,6 +274,18 @@ def test_a_reduced_picture_is_refused_when_truncated_too() -> None:
         opened.shrink(64)
         with pytest.raises(InvalidArgumentError, match="truncated"):
             opened.decode()
+
+
+def test_decoders_do_not_write_to_the_servers_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """A damaged fax of a thousand rows does not fill anybody's disk with complaints."""
+    data = bytearray(encoded(_photo(1_000, 1_000).convert("1"), "TIFF", compression="group4"))
+    for place in range(20, 2_000, 7):
+        data[place] ^= 0x55
+    for _ in range(3):
+        with contextlib.suppress(InvalidArgumentError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _decode(bytes(data))
+    assert capfd.readouterr().err == ""
 
 
 def test_the_memory_of_decoding_is_told_before() -> None:
