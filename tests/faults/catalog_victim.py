@@ -1,15 +1,13 @@
 """Processes that change a catalog, or make backups, until they are killed, and say what was acknowledged.
 
-    python -m tests.faults.catalog_victim      a nursery: for each line "WHAT FOLDER SEED" on stdin, fork a victim
+    python -m tests.faults.catalog_victim      a nursery (nursery.py) of victims; their words: WHAT FOLDER SEED
 
-WHAT is `catalog` (FOLDER is a data folder) or `backup` (FOLDER holds `data`, and `backups` is made beside it). Lines on
-stdout: "born PID", "did N" after the N-th change, "dead PID" when the victim is gone.
+WHAT is `catalog` (FOLDER is a data folder) or `backup` (FOLDER holds `data`, and `backups` is made beside it). Line on
+stdout, beside the nursery's: "did N" after the N-th change.
 """
 
-import os
 import random
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 from clip_search_server.index import DataFolder, Space
 from clip_search_server.index.backup import back_up
 from clip_search_server.index.catalog_file import CatalogContents
+from tests.faults.nursery import nurse, say
 
 SPACE = Space("space-of-the-victims", 16)
 CHANGES = 30  # a round; the victim then waits to be killed
@@ -59,42 +58,24 @@ def _change(chance: random.Random, contents: CatalogContents) -> Change:
     return delete, replace(contents, collections=rest)
 
 
-def _say(line: str) -> None:
-    os.write(sys.stdout.fileno(), f"{line}\n".encode())
-
-
 def _ignore(_line: str) -> None:
     return
 
 
 def live(what: str, folder: Path, seed: int) -> None:
     """Make the changes of one round."""
-    _say(f"born {os.getpid()}")
     if what == "catalog":
         with DataFolder(folder, _ignore) as data:
             data.note_findings()
             for number, (make, _after) in enumerate(changes(seed, data.contents), 1):
                 make(data)
-                _say(f"did {number}")
+                say(f"did {number}")
     else:
         for number in range(1, CHANGES + 1):
             back_up(folder / "data", folder / "backups", report=_ignore, keep=3)
-            _say(f"did {number}")
+            say(f"did {number}")
     signal.pause()
 
 
-def _nurse() -> None:
-    for line in sys.stdin:
-        what, folder, seed = line.rstrip("\n").split("\t")
-        pid = os.fork()
-        if pid == 0:
-            try:
-                live(what, Path(folder), int(seed))
-            finally:
-                os._exit(1)
-        os.waitpid(pid, 0)
-        _say(f"dead {pid}")
-
-
 if __name__ == "__main__":
-    _nurse()
+    nurse(lambda words: live(words[0], Path(words[1]), int(words[2])))

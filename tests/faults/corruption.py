@@ -1,18 +1,23 @@
-"""Bits flipped in the files of a collection, and what must be true of what is then served; knows nothing of crashes."""
+"""Damage to the files of a collection, and what must be true of what is then served; knows nothing of crashes.
 
+Bits flip, sectors turn to zeros, ends are cut off.
+"""
+
+import os
 import random
 import shutil
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from clip_search_server.errors import DataLossError
+from tests.faults.index_checks import assert_answers_are_exact
 from tests.faults.index_history import Items, items_of
-from tests.faults.power_cut_disk import Cut, Disk
+from tests.faults.power_cut_disk import SECTOR_BYTES, Change, Cut, Disk, Synced, Written
 from tests.faults.power_cut_history import FOLDER, History, check, open_collection
-from tests.faults.test_kill_index import _assert_answers_are_exact
 
-Flip = Callable[[Path, random.Random], None]
+Harm = Callable[[Path, random.Random], None]
 
 KEPT_ALL = Cut("all", "all")
 
@@ -24,6 +29,25 @@ def flip_bit(path: Path, chance: random.Random) -> None:
     path.write_bytes(content)
 
 
+def zero_sector(path: Path, chance: random.Random) -> None:
+    """Fill one sector of a file with zeros, one that held anything else."""
+    content = bytearray(path.read_bytes())
+    starts = [at for at in range(0, len(content), SECTOR_BYTES) if any(content[at : at + SECTOR_BYTES])]
+    at = chance.choice(starts)
+    end = min(at + SECTOR_BYTES, len(content))
+    content[at:end] = bytes(end - at)
+    path.write_bytes(content)
+
+
+def cut_off(path: Path, chance: random.Random) -> None:
+    """Take away the end of a file, be it all of it or a single byte."""
+    size = path.stat().st_size
+    os.truncate(path, chance.choice([0, size - 1, size // 2, chance.randrange(size)]))
+
+
+HARMS = (flip_bit, zero_sector, cut_off)
+
+
 def flip_bit_of_next_label(path: Path, _chance: random.Random) -> None:
     """Make a number of a manifest another number, which nothing but the manifest's own digest can tell."""
     content = bytearray(path.read_bytes())
@@ -32,40 +56,40 @@ def flip_bit_of_next_label(path: Path, _chance: random.Random) -> None:
     path.write_bytes(content)
 
 
-def flips_that_pass(
-    folder: Path, items: Items, pattern: str, count: int, remains: Path, *, flip: Flip = flip_bit
+def harms_that_pass(
+    folder: Path, items: Items, pattern: str, count: int, remains: Path, *, harm: Harm = flip_bit
 ) -> list[str]:
-    """Flip a bit of one file a time, `count` times; return in words each that was not reported, or served wrongly.
+    """Damage one file a time, `count` times; return in words each time that was not reported, or served wrongly.
 
     Args:
         folder: a closed collection.
         items: what it holds.
         pattern: which files: segments' or manifests'; only files that the newest generation needs are taken.
-        count: how many flips.
+        count: how many times.
         remains: where the damaged copies are put; made here.
-        flip: flips a bit.
+        harm: what is done to the file.
     """
     manifest = max(folder.glob("generations/*.json"))
     text = manifest.read_text()
     files = sorted(path for path in folder.glob(pattern) if path == manifest or path.name.split(".")[0] in text)
     assert files, f"the newest generation needs no {pattern}"
 
-    def check_flipped(damaged: Path) -> None:
+    def check_damaged(damaged: Path) -> None:
         collection = open_collection(damaged, "always")
         try:
             assert collection.stats().damage, "the damage is not reported"
             assert items_of(collection) == items
-            _assert_answers_are_exact(collection, items)
+            assert_answers_are_exact(collection, items)
         finally:
             collection.close()
 
-    return _each(folder, [path.relative_to(folder) for path in files], count, remains, check_flipped, flip=flip)
+    return _each(folder, [path.relative_to(folder) for path in files], count, remains, check_damaged, harm=harm)
 
 
-def store_flips_that_pass(folder: Path, items: Items, count: int, remains: Path) -> list[str]:
-    """Flip bits of the store; each must be refused, or leave every item and every answer as it was."""
+def store_harms_that_pass(folder: Path, items: Items, count: int, remains: Path, *, harm: Harm = flip_bit) -> list[str]:
+    """Damage the store; each time it must be refused, or leave every item and every answer as it was."""
 
-    def check_flipped(damaged: Path) -> None:
+    def check_damaged(damaged: Path) -> None:
         try:
             collection = open_collection(damaged, "always")
         except DataLossError:
@@ -73,20 +97,20 @@ def store_flips_that_pass(folder: Path, items: Items, count: int, remains: Path)
         try:
             # A damaged vector is left out and reported, so the answers of an approximate search may lack it.
             if not collection.stats().damage:
-                _assert_answers_are_exact(collection, items)
+                assert_answers_are_exact(collection, items)
             assert items_of(collection) == items
         except DataLossError:
             return
         finally:
             collection.close()
 
-    return _each(folder, [Path("store.sqlite3")], count, remains, check_flipped)
+    return _each(folder, [Path("store.sqlite3")], count, remains, check_damaged, harm=harm)
 
 
-def log_flips_that_pass(history: History, count: int, remains: Path) -> list[str]:
-    """Flip bits of SQLite's log; what is left must be an earlier state, reported where a generation is ahead of it."""
+def log_harms_that_pass(history: History, count: int, remains: Path, *, harm: Harm = flip_bit) -> list[str]:
+    """Damage SQLite's log; what is left must be an earlier state, reported where a generation is ahead of it."""
     disk = Disk()
-    point = max(answer.position for answers in history.sessions[-1].answers.values() for answer in answers)
+    point = _last_sync_of_the_log(history.changes)
     for change in history.changes[:point]:
         disk.apply(change)
     remains.mkdir()
@@ -94,7 +118,7 @@ def log_flips_that_pass(history: History, count: int, remains: Path) -> list[str
     manifest_sequence = _sequence_reached(remains / "whole" / FOLDER)
     lenient = replace(history, durability="interval")
 
-    def check_flipped(damaged: Path) -> None:
+    def check_damaged(damaged: Path) -> None:
         collection = open_collection(damaged, "always")
         sequence, damage = collection.sequence, collection.stats().damage
         collection.close()
@@ -104,7 +128,25 @@ def log_flips_that_pass(history: History, count: int, remains: Path) -> list[str
             assert sequence >= manifest_sequence, "a store behind its generation is not reported"
             check(damaged, lenient, point)
 
-    return _each(remains / "whole" / FOLDER, [Path("store.sqlite3-wal")], count, remains / "flipped", check_flipped)
+    return _each(
+        remains / "whole" / FOLDER, [Path("store.sqlite3-wal")], count, remains / "damaged", check_damaged, harm=harm
+    )
+
+
+def _last_sync_of_the_log(changes: Sequence[Change]) -> int:
+    """Return the last point at which the log has just been synced and none of it is folded into the main file yet.
+
+    While it is being folded, and until it begins anew, damage to it lets SQLite mix pages of two moments.
+    """
+    found, is_unfolded = 0, False
+    for at, change in enumerate(changes):
+        if isinstance(change, Written) and change.path.name == "store.sqlite3":
+            is_unfolded = False
+        elif isinstance(change, Written) and change.path.name == "store.sqlite3-wal" and change.offset == 0:
+            is_unfolded = True
+        elif isinstance(change, Synced) and change.path.name == "store.sqlite3-wal" and is_unfolded:
+            found = at + 1
+    return found
 
 
 def _sequence_reached(folder: Path) -> int:
@@ -123,9 +165,9 @@ def _each(
     files: list[Path],
     count: int,
     remains: Path,
-    check_flipped: Callable[[Path], None],
+    check_damaged: Callable[[Path], None],
     *,
-    flip: Flip = flip_bit,
+    harm: Harm = flip_bit,
 ) -> list[str]:
     found = []
     remains.mkdir()
@@ -133,9 +175,10 @@ def _each(
         chance = random.Random(number)
         name = files[number % len(files)]
         damaged = shutil.copytree(folder, remains / f"{number}")
-        flip(damaged / name, chance)
+        harm(damaged / name, chance)
         try:
-            check_flipped(damaged)
+            check_damaged(damaged)
         except Exception as error:  # noqa: BLE001 - whatever escapes is a violation
-            found.append(f"flip {number} in {name}: {error!r}")
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            found.append(f"{harm.__name__} {number} in {name}: {error!r} at {where.line}")
     return found

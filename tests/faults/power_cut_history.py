@@ -15,10 +15,15 @@ import pytest
 
 from clip_search_server.index import Collection
 from clip_search_server.index.settings import Durability
+from tests.faults import power_cuts
+from tests.faults.index_checks import (
+    assert_answers_are_exact,
+    assert_memory_equals_store,
+    assert_what_is_derived_agrees,
+)
 from tests.faults.index_history import DIM, SETTINGS, SPACE, WRITERS, Items, items_of, operations, written_by
 from tests.faults.power_cut_disk import Change, Cut, Disk, Removed, Renamed, Synced
 from tests.faults.power_cut_layer import Recorder, recording
-from tests.faults.test_kill_index import _assert_answers_are_exact, _assert_what_is_derived_agrees
 
 FOLDER = "collection"
 
@@ -85,6 +90,58 @@ def recorded_history(
     return History(durability, recorder.changes, sessions)
 
 
+def recorded_after_a_kill(
+    root: Path, monkeypatch: pytest.MonkeyPatch, history: History, point: int, seed: int
+) -> History:
+    """Kill the process after `point` changes and let another one go on, on what the kernel has; return all of it.
+
+    What was not synced before the kill is in the new folder `root`, and still not synced.
+    """
+    disk = Disk()
+    for change in history.changes[:point]:
+        disk.apply(change)
+    disk.write_to(root, Cut("all", "all"), random.Random(0))
+    with recording(root, monkeypatch, history.changes[:point]) as recorder:
+        collection = open_collection(root / FOLDER, history.durability)
+        try:
+            # From here on somebody may have seen what was found, be it acknowledged or not.
+            session = Session(seed, recorder.position, items_of(collection))
+            _write(collection, recorder, session)
+        finally:
+            collection.close()
+    return History(history.durability, recorder.changes, [*_told_by(history, point), session])
+
+
+def _told_by(history: History, point: int) -> list[Session]:
+    """Return the sessions as they were known to those outside after `point` changes."""
+    return [
+        replace(
+            session,
+            answers={
+                writer: [answer for answer in answers if answer.position <= point]
+                for writer, answers in session.answers.items()
+            },
+        )
+        for session in history.sessions
+        if session.position <= point
+    ]
+
+
+def before_syncs(history: History, count: int) -> list[int]:
+    """Return points at which a kill leaves something unsynced: before the first syncs of names, and before some others.
+
+    The first are those of folders and of the store, which everything acknowledged later depends on.
+    """
+    names: list[int] = []
+    others: list[int] = []
+    for at, change in enumerate(history.changes):
+        if isinstance(change, Synced):
+            (others if change.path.suffix else names).append(at)
+    chance = random.Random(count)
+    some = chance.sample(names[count // 2 :], count // 4) + chance.sample(others, count // 4)
+    return sorted({*names[: count // 2], *some})
+
+
 def _write(collection: Collection, recorder: Recorder, session: Session) -> None:
     failures: list[BaseException] = []
 
@@ -119,12 +176,6 @@ def final_items(history: History) -> Items:
     return items
 
 
-def spread(history: History, count: int) -> list[int]:
-    """Return this many crash points, evenly spread over the changes."""
-    last = len(history.changes)
-    return sorted({round(at * last / (count - 1)) for at in range(count)})
-
-
 def telling(history: History, count: int) -> list[int]:
     """Return up to this many crash points where a missing sync would hurt: at answers, and at names just published.
 
@@ -150,30 +201,10 @@ def counts_of(history: History) -> dict[str, int]:
 
 
 def violations(history: History, points: Iterable[int], cuts: Sequence[Cut], folder: Path) -> list[str]:
-    """Cut the power at these points, once or with a cut by chance, and return in words all that is then wrong.
-
-    Args:
-        history: what happened.
-        points: numbers of changes, ascending; a number may come more than once.
-        cuts: one of them is taken at each point.
-        folder: where the remains are put; made here.
-    """
-    folder.mkdir()
-    disk, applied = Disk(), 0
-    found = []
-    for number, point in enumerate(points):
-        for change in history.changes[applied:point]:
-            disk.apply(change)
-        applied = point
-        chance = random.Random(number)
-        cut = chance.choice(cuts)
-        remains = folder / f"{number}"
-        disk.write_to(remains, cut, chance)
-        try:
-            check(remains / FOLDER, history, point)
-        except Exception as error:  # noqa: BLE001 - whatever escapes is a violation
-            found.append(f"cut {number} after change {point} of {len(history.changes)}, {cut}: {error!r}")
-    return found
+    """Cut the power at these points and return in words all that is then wrong; see `power_cuts.violations`."""
+    return power_cuts.violations(
+        history.changes, points, cuts, folder, lambda remains, point: check(remains / FOLDER, history, point)
+    )
 
 
 def check(folder: Path, history: History, point: int) -> None:
@@ -197,8 +228,9 @@ def check(folder: Path, history: History, point: int) -> None:
         answers += [answer for other in earlier for some in other.answers.values() for answer in some]
         wanted = max((answer.generation for answer in answers if answer.generation is not None), default=0)
         assert (stats.generation.number if stats.generation else 0) >= wanted, "a published generation is gone"
-        _assert_answers_are_exact(collection, found)
-        _assert_what_is_derived_agrees(folder)
+        assert_answers_are_exact(collection, found)
+        assert_what_is_derived_agrees(folder)
+        assert_memory_equals_store(collection)
         collection.upsert([])
     finally:
         collection.close()

@@ -13,7 +13,7 @@ log (`-shm`) is shared memory, left to SQLite's own VFS, and not there any more 
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,12 +44,14 @@ class Recorder:
         changes: all of them, oldest first.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, earlier: Sequence[Change] = ()) -> None:
         self.root = root
-        self.changes: list[Change] = []
+        self.changes = list(earlier)
         # Held while a change is made and noted, so that the order of the notes is the order of the changes.
         self.lock = threading.RLock()
         self._disk = Disk()
+        for change in earlier:
+            self._disk.apply(change)
 
     @property
     def position(self) -> int:
@@ -82,17 +84,27 @@ class Recorder:
                 self.note(Truncated(place, 0))
             self.note(Written(place, 0, content))
 
+    def look_below(self, place: PurePosixPath) -> None:
+        """Look at a file, or at all files below a folder."""
+        self.look_at(place)
+        for path in sorted((self.root / place).rglob("*")):
+            if _is_kept(path.name):
+                self.look_at(place / path.relative_to(self.root / place))
+
     def missed(self) -> set[PurePosixPath]:
         """Return the files, but for locks and shared memory, that differ from what the notes make of them."""
         real = {PurePosixPath(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file()}
-        both = {
-            place for place in real | self._disk.paths() if place.name != "lock" and not place.name.endswith("-shm")
-        }
+        both = {place for place in real | self._disk.paths() if _is_kept(place.name)}
         return {
             place
             for place in both
             if place not in real or (self.root / place).read_bytes() != self._disk.content(place)
         }
+
+
+def _is_kept(name: str) -> bool:
+    """Return whether what is in a file of this name matters: not so locks and shared memory."""
+    return name != "lock" and not name.endswith("-shm")
 
 
 class _RecordedFile(apsw.VFSFile):
@@ -151,9 +163,15 @@ class _RecordingVfs(apsw.VFS):
 
 
 @contextlib.contextmanager
-def recording(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
-    """Record what is done below `root`, an empty folder; collections in it must be closed before the block ends."""
-    recorder = Recorder(root.absolute())
+def recording(root: Path, monkeypatch: pytest.MonkeyPatch, earlier: Sequence[Change] = ()) -> Iterator[Recorder]:
+    """Record what is done below `root`; collections in it must be closed before the block ends.
+
+    Args:
+        root: an empty folder, or one that holds all that the earlier changes made.
+        monkeypatch: wraps the calls of `os` meanwhile.
+        earlier: what a process did that was killed: the kernel has all of it, the disk what was synced.
+    """
+    recorder = Recorder(root.absolute(), earlier)
     with monkeypatch.context() as patch, _recorded_sqlite(recorder):
         _record_os(recorder, patch)
         yield recorder
@@ -183,40 +201,52 @@ def _unload_checksums() -> None:
 
 def _record_os(recorder: Recorder, patch: pytest.MonkeyPatch) -> None:
     real_open = os.open
-    opened: dict[int, PurePosixPath] = {}
+    opened: dict[int, PurePosixPath | None] = {}  # None: elsewhere
 
-    def open_(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
-        place = recorder.place_of(path) if isinstance(path, str | os.PathLike) else None
+    def place_of(path: Any, folder: int | None) -> PurePosixPath | None:
+        if folder is None:
+            return recorder.place_of(path) if isinstance(path, str | os.PathLike) else None
+        parent = opened[folder]
+        return None if parent is None else parent / os.fspath(path)
+
+    def open_(path: Any, flags: int, *args: Any, dir_fd: int | None = None, **kwargs: Any) -> int:
         with recorder.lock:
-            descriptor = real_open(path, flags, *args, **kwargs)
-            opened.pop(descriptor, None)
+            place = place_of(path, dir_fd)
+            descriptor = real_open(path, flags, *args, dir_fd=dir_fd, **kwargs)
+            opened[descriptor] = place
             if place is not None:
-                opened[descriptor] = place
                 recorder.look_at(place)
             return descriptor
 
     def fsync(descriptor: int) -> None:
         with recorder.lock:
-            place = opened[
-                descriptor
-            ]  # Opened in another way than by `os.open`, it could not be told which file it is.
-            recorder.look_at(place)
-            recorder.note(Synced(place))
+            # Opened in another way than by `os.open`, it could not be told which file it is.
+            place = opened[descriptor]
+            if place is not None:
+                recorder.look_at(place)
+                recorder.note(Synced(place))
 
     patch.setattr(os, "open", open_)
     patch.setattr(os, "fsync", fsync)
     for name, kind in (("mkdir", FolderMade), ("unlink", Removed), ("rmdir", Removed)):
-        patch.setattr(os, name, _recorded_call(recorder, getattr(os, name), kind))
+        patch.setattr(os, name, _recorded_call(recorder, place_of, getattr(os, name), kind))
     for name in ("rename", "replace"):
-        patch.setattr(os, name, _recorded_call(recorder, getattr(os, name), Renamed))
+        patch.setattr(os, name, _recorded_call(recorder, place_of, getattr(os, name), Renamed))
 
 
-def _recorded_call(recorder: Recorder, real: Callable[..., None], kind: Callable[..., Change]) -> Callable[..., None]:
+def _recorded_call(
+    recorder: Recorder,
+    place_of: Callable[[Any, int | None], PurePosixPath | None],
+    real: Callable[..., None],
+    kind: Callable[..., Change],
+) -> Callable[..., None]:
     def call(*paths: Any, **kwargs: Any) -> None:
         count = 2 if kind is Renamed else 1
-        places = [recorder.place_of(path) for path in paths[:count]]
         with recorder.lock:
-            if places[0] is not None and kind is not FolderMade:
+            places = [place_of(path, kwargs.get("dir_fd")) for path in paths[:count]]
+            if places[0] is not None and kind is Renamed:
+                recorder.look_below(places[0])
+            elif places[0] is not None and kind is Removed:
                 recorder.look_at(places[0])
             real(*paths, **kwargs)
             if places[0] is not None:

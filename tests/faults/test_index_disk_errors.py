@@ -1,15 +1,16 @@
 """System calls of a victim are made to fail, or to be its last, with strace."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.faults.index_checks import assert_answers_are_exact, assert_memory_equals_store, assert_nothing_lost
 from tests.faults.index_history import OPERATIONS, WRITERS, Items, items_of, open_victim
-from tests.faults.test_kill_index import ROOT, _assert_answers_are_exact, _assert_nothing_lost
+from tests.faults.injection import under_strace
+from tests.faults.nursery import ROOT
 
 pytestmark = [pytest.mark.faults, pytest.mark.system]
 
@@ -18,12 +19,15 @@ SEED = 11
 
 def _run_under_strace(folder: Path, injection: str) -> dict[int, list[str]]:
     """Let a victim write while strace injects; return what it said, by writer."""
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
-    command = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"inject={injection}"]
     victim = [sys.executable, "-B", "-m", "tests.faults.index_victim", str(folder), str(SEED)]
     ended = subprocess.run(
-        command + victim, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False
+        under_strace(injection) + victim,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     if "ptrace" in ended.stderr and "born" not in ended.stdout:
         pytest.skip(f"strace may not trace here: {ended.stderr.strip()}")
@@ -42,8 +46,9 @@ def _check(folder: Path, said: dict[int, list[str]]) -> Items:
     collection = open_victim(folder)
     try:
         found = items_of(collection)
-        _assert_nothing_lost(found, {}, done, SEED)
-        _assert_answers_are_exact(collection, found)
+        assert_nothing_lost(found, {}, done, SEED)
+        assert_answers_are_exact(collection, found)
+        assert_memory_equals_store(collection)
         assert collection.stats().damage == ()
         collection.upsert([])
     finally:
@@ -51,10 +56,19 @@ def _check(folder: Path, said: dict[int, list[str]]) -> Items:
     return found
 
 
-@pytest.mark.parametrize("call", ["fsync", "rename"])
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6, 7, 8, 11, 16])
+BOUNDARIES = {
+    "fsync": [1, 2, 3, 4, 5, 6, 7, 8, 11, 16],
+    "rename": [1, 2, 3, 4, 5, 6, 7, 8, 11, 16],
+    "fdatasync": [1, 2, 3, 4, 6, 9, 13, 20, 30, 45],
+    "pwrite64": [1, 4, 10, 25, 60, 110, 170, 240, 330, 450],
+    "write": [2, 3, 5, 8, 12],
+    "unlink": [1, 2, 4],
+}
+
+
+@pytest.mark.parametrize(("call", "at"), [(call, at) for call, places in BOUNDARIES.items() for at in places])
 def test_kill_at_each_step_of_a_publication(tmp_path: Path, call: str, at: int) -> None:
-    """Killed at the n-th sync or rename of one of its threads, a victim leaves all that it acknowledged."""
+    """Killed at the n-th such call of one of its threads, a victim leaves all that it acknowledged."""
     folder = tmp_path / "collection"
     said = _run_under_strace(folder, f"{call}:signal=SIGKILL:when={at}")
     assert sum(len(lines) for lines in said.values()) < WRITERS * OPERATIONS, "the victim was not killed"

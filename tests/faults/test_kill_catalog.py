@@ -1,11 +1,6 @@
 """Processes that change a catalog or make backups are killed at random moments."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,76 +12,36 @@ from clip_search_server.index.backup import back_up
 from clip_search_server.index.catalog_file import CatalogContents
 from clip_search_server.index.restore import find_backup, read_backup, restore
 from tests.faults.catalog_victim import CHANGES, SPACE, changes
+from tests.faults.nursery import Nursery, open_nursery
 from tests.unit.index.support import random_vectors
 
 pytestmark = pytest.mark.faults
 
 KILLS_OF_CHANGES = 150
 KILLS_OF_BACKUPS = 60
-ROOT = Path(__file__).parents[2]
 
 
 def _ignore(_line: str) -> None:
     return
 
 
-class Nursery:
-    """A process that forks victims; see `catalog_victim`."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.catalog_victim"],
-            cwd=ROOT,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def kill_one(self, what: str, folder: Path, seed: int, *, answers_max: int, delay_seconds_max: float) -> int:
-        """Let a victim work, kill it at the seed's moment, and return how many changes it acknowledged."""
-        assert self._process.stdin is not None
-        chance = random.Random(seed)
-        answers = chance.randrange(answers_max)
-        self._process.stdin.write(f"{what}\t{folder}\t{seed}\n")
-        self._process.stdin.flush()
-        pid = int(self._line().split()[1])
-        done = 0
-        for _ in range(answers):
-            done = self._read_did(self._line())
-        time.sleep(chance.random() * delay_seconds_max)  # The moment is random on purpose.
-        os.kill(pid, signal.SIGKILL)
-        while (line := self._line()) != f"dead {pid}":
-            done = self._read_did(line)
-        return done
-
-    def close(self) -> None:
-        """End the nursery."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait(timeout=30)
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the nursery died"
-        return line.rstrip("\n")
-
-    @staticmethod
-    def _read_did(line: str) -> int:
-        word, number = line.split()
-        assert word == "did", line
-        return int(number)
-
-
 @pytest.fixture
 def nursery() -> Iterator[Nursery]:
     """A nursery, ready."""
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
+    with open_nursery("tests.faults.catalog_victim") as nursery:
+        yield nursery
+
+
+def _kill_one(
+    nursery: Nursery, what: str, folder: Path, seed: int, *, answers_max: int, delay_seconds_max: float
+) -> int:
+    """Let a victim work, kill it at the seed's moment, and return how many changes it acknowledged."""
+    chance = random.Random(seed)
+    answers = chance.randrange(answers_max)
+    delay_seconds = chance.random() * delay_seconds_max
+    said = nursery.kill_one(what, folder, seed, lines=answers, delay_seconds=delay_seconds)
+    assert said == [f"did {number}" for number in range(1, len(said) + 1)]
+    return len(said)
 
 
 @pytest.mark.timeout(600)
@@ -96,7 +51,7 @@ def test_kill_at_any_moment_of_a_change_leaves_the_old_or_the_new_catalog(nurser
     contents = CatalogContents()
     mid_change = 0
     for seed in range(KILLS_OF_CHANGES):
-        done = nursery.kill_one("catalog", data, seed, answers_max=CHANGES, delay_seconds_max=0.01)
+        done = _kill_one(nursery, "catalog", data, seed, answers_max=CHANGES, delay_seconds_max=0.01)
         foretold = [contents, *(after for _make, after in changes(seed, contents))]
         mid_change += bool(list(data.glob("*.tmp")) + list((data / "collections").glob(".*")))
         with DataFolder(data, _ignore) as folder:
@@ -124,7 +79,7 @@ def test_kill_at_any_moment_of_a_backup_leaves_whole_backups_alone(nursery: Nurs
     backups = tmp_path / "backups"
     mid_backup = 0
     for seed in range(KILLS_OF_BACKUPS):
-        done = nursery.kill_one("backup", tmp_path, seed, answers_max=5, delay_seconds_max=0.05)
+        done = _kill_one(nursery, "backup", tmp_path, seed, answers_max=5, delay_seconds_max=0.05)
         mid_backup += bool(list(backups.glob(".partial-*")))
         whole = sorted(backups.glob("0*")) if backups.exists() else []
         for path in whole:

@@ -8,7 +8,7 @@ import pytest
 
 from clip_search_server.index import checked_json, files, schema, segment_files
 from clip_search_server.index.store import Store
-from tests.faults.corruption import Flip, flip_bit, flip_bit_of_next_label, flips_that_pass
+from tests.faults.corruption import Harm, flip_bit, flip_bit_of_next_label, harms_that_pass
 from tests.faults.power_cut_disk import Cut
 from tests.faults.power_cut_history import FOLDER, final_items, recorded_history, telling, violations
 
@@ -121,7 +121,7 @@ def test_a_missing_sync_does_not_survive_power_cuts(
 
 
 @pytest.mark.parametrize(
-    ("mutate", "pattern", "flip", "is_noticed"),
+    ("mutate", "pattern", "harm", "is_noticed"),
     [
         (_nothing, "segments/*.vectors", flip_bit, False),
         (_segments_are_not_checked, "segments/*.vectors", flip_bit, True),
@@ -130,12 +130,12 @@ def test_a_missing_sync_does_not_survive_power_cuts(
     ],
 )
 def test_a_missing_digest_check_does_not_survive_flipped_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, mutate: Mutate, pattern: str, flip: Flip, is_noticed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, mutate: Mutate, pattern: str, harm: Harm, is_noticed: bool
 ) -> None:
     """The same flipped bits that the code reports pass once a check is taken away."""
     history = recorded_history(tmp_path / "disk", monkeypatch, "always", seeds=[5])
     with monkeypatch.context() as patch:
         mutate(patch)
         folder, items = tmp_path / "disk" / FOLDER, final_items(history)
-        found = flips_that_pass(folder, items, pattern, 12, tmp_path / "remains", flip=flip)
+        found = harms_that_pass(folder, items, pattern, 12, tmp_path / "remains", harm=harm)
     assert bool(found) == is_noticed, found[:3]

@@ -37,7 +37,7 @@ from clip_search_server.index.catalog_file import CatalogContents, Space, catalo
 from clip_search_server.index.checked_json import write_checked
 from clip_search_server.index.damage import Report
 from clip_search_server.index.entries import KINDS, FileEntry
-from clip_search_server.index.files import make_folder, sha256_of, sync_folder, sync_tree
+from clip_search_server.index.files import make_folder, publish_folder, sha256_of, sync_folder, sync_tree
 from clip_search_server.index.generations import Generations, Manifest
 from clip_search_server.index.lock import FolderLock
 from clip_search_server.index.offline import collections_of, connect_quietly, require_data_folder
@@ -130,8 +130,7 @@ def _make(contents: CatalogContents, folders: dict[str, Path], to: Path, report:
         }
         write_checked(partial / MANIFEST_NAME, body)
         sync_tree(partial)
-        partial.rename(to / name)
-        sync_folder(to)
+        publish_folder(partial, to / name)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -275,5 +274,6 @@ def _keep_newest(to: Path, keep: int, report: Report) -> None:
     for path in backups_in(to)[:-keep]:
         report(f"removing the old backup {path}")
         aside = path.with_name(f"{_PARTIAL}{path.name}")
-        path.rename(aside)  # From here on it is a leftover, and never a backup that lacks files.
+        path.rename(aside)
+        sync_folder(to)  # From here on it is a leftover, and never, even after a power cut, a backup that lacks files.
         shutil.rmtree(aside)

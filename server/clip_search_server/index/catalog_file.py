@@ -80,7 +80,7 @@ def read_catalog(path: Path) -> CatalogContents | None:
 
 
 def write_catalog(path: Path, contents: CatalogContents) -> None:
-    """Replace the file durably; raise OSError where the disk refuses, the file then being as it was."""
+    """Replace the file durably; raise OSError where the disk refuses, the file then being as `publish_file` says."""
     body = {
         "format_version": CATALOG_FORMAT_VERSION,
         "collections": {

@@ -17,7 +17,7 @@ def write_checked(path: Path, body: dict[str, Any]) -> None:
     """Publish `body` at `path` durably.
 
     Raises:
-        OSError: the disk refused; what was there before still is.
+        OSError: the disk refused; what is there then, `publish_file` says.
     """
     text = json.dumps({"body": body, "sha256": _digest(body)}, indent=1)
 

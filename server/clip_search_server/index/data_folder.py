@@ -15,6 +15,7 @@ deletions finished, folders that are not listed are listed (a crash just before;
 release), and what is listed without a folder stays listed, as a loss to report.
 """
 
+import contextlib
 import dataclasses
 import secrets
 import shutil
@@ -33,7 +34,13 @@ from clip_search_server.index.catalog_file import (
     write_catalog,
 )
 from clip_search_server.index.damage import Report
-from clip_search_server.index.files import TEMPORARY_SUFFIX, make_folder, remove_temporaries, sync_folder
+from clip_search_server.index.files import (
+    TEMPORARY_SUFFIX,
+    make_folder,
+    publish_folder,
+    remove_temporaries,
+    sync_folder,
+)
 from clip_search_server.index.lock import FolderLock
 from clip_search_server.index.schema import check_store, create_store, read_identity, store_path
 
@@ -64,6 +71,8 @@ class DataFolder:
             try:
                 listed = _read(path)
                 make_folder(self._collections)
+                # Names that a process left behind when it was killed must outlive what is now concluded from them.
+                sync_folder(self._collections)
                 self.contents = self._recovered(listed or CatalogContents())
                 self.is_new = listed is None and not self.contents.collections
                 self._listed = listed
@@ -122,14 +131,14 @@ class DataFolder:
             shutil.rmtree(temporary, ignore_errors=True)
             make_folder(temporary)
             create_store(store_path(temporary), space_id=space.space_id, dim=space.dim)
-            temporary.rename(folder)
-            sync_folder(self._collections)
+            publish_folder(temporary, folder)
             try:
                 self._write(dataclasses.replace(self.contents, collections={**self.contents.collections, name: space}))
             except OSError:
                 self._remove(name)
                 raise
-        except OSError as error:
+        except (OSError, UnavailableError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
             raise UnavailableError(f"collection {name!r} could not be created ({error})") from error
 
     def begin_deletion(self, name: str) -> None:
@@ -180,8 +189,24 @@ class DataFolder:
         self.close()
 
     def _write(self, contents: CatalogContents) -> None:
-        write_catalog(catalog_path(self.path), contents)
-        self.contents = contents
+        try:
+            write_catalog(catalog_path(self.path), contents)
+        except OSError:
+            self._put_back()
+            raise
+        self.contents = self._listed = contents
+
+    def _put_back(self) -> None:
+        """Have the file say what it said before a change that failed.
+
+        Where only the sync of the name failed the new file is there. Were it left, a restart would carry out a deletion
+        that was refused, on a collection that has been written to since.
+        """
+        with contextlib.suppress(OSError):
+            if self._listed is None:
+                catalog_path(self.path).unlink(missing_ok=True)
+            else:
+                write_catalog(catalog_path(self.path), self._listed)
 
     def _remove(self, name: str) -> None:
         folder = self._collections / name

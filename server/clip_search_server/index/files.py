@@ -5,12 +5,16 @@ and the name reaches the disk before anyone is told.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".tmp"
+
+# A folder above ours may be closed to us, or on a file system that syncs no folders; then nothing of ours is in it.
+_NOT_OURS_TO_SYNC = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EROFS}
 
 
 def publish_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -30,12 +34,34 @@ def publish_file(path: Path, write: Callable[[Path], None]) -> None:
     sync_folder(path.parent)
 
 
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Give a folder whose files are synced its name, durably.
+
+    Raises:
+        OSError: the disk refused; the folder still has its temporary name.
+    """
+    temporary.rename(path)
+    try:
+        sync_folder(path.parent)
+    except OSError:
+        path.rename(temporary)
+        raise
+
+
 def make_folder(path: Path) -> None:
-    """Create `path` with its missing parents, durably."""
+    """Create `path` with its missing parents, durably; what is there is made durable as well.
+
+    Whoever made it may have died before its name reached the disk, and only the kernel's memory may know of it.
+    """
     missing = []
     while not path.is_dir():
         missing.append(path)
         path = path.parent
+    try:
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _NOT_OURS_TO_SYNC:
+            raise
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)

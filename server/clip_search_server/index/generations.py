@@ -13,6 +13,7 @@ A manifest is published after every segment it names. The two newest valid ones 
 names, turns out damaged, the one before still opens. Numbers only grow.
 """
 
+import contextlib
 import dataclasses
 import threading
 from dataclasses import dataclass
@@ -112,7 +113,13 @@ class Generations:
         with self._lock:
             number = 1 + max(self.numbers(), default=0)
             manifest = Manifest(number, sequence, next_label, item_count, segments)
-            write_checked(self.path(number), self._body_of(manifest))
+            try:
+                write_checked(self.path(number), self._body_of(manifest))
+            except OSError:
+                # Where only the sync of its name failed it is there, and would next be taken for published.
+                with contextlib.suppress(OSError):
+                    self.path(number).unlink(missing_ok=True)
+                raise
             self._drop_old()
             return self._summary(manifest)
 

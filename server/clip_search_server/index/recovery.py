@@ -1,5 +1,7 @@
 """From files to a state in memory, whatever the last process left behind; knows nothing of later writes.
 
+0. What was found is made durable before anything is built on it: a process that was killed leaves bytes and names that
+   only the kernel's memory has, and a power cut could take them from under later acknowledgements.
 1. A manifest ahead of the store means that the store lost its newest writes (a damaged log, an older copy put back).
    Its labels may be given out again, so every manifest is removed *before* the counters are raised past them.
 2. The newest generation that loads whole is taken; where none does, the one of which most rows load. Every file passes
@@ -18,6 +20,7 @@ import numpy as np
 from clip_search_server.errors import DataLossError
 from clip_search_server.index.damage import DamageLog, Report
 from clip_search_server.index.engines import EngineMissingError, Engines
+from clip_search_server.index.files import sync_folder
 from clip_search_server.index.generations import Generations, Manifest
 from clip_search_server.index.reader import StoreReader
 from clip_search_server.index.sealed import SealedPart
@@ -66,11 +69,17 @@ class Recovery:
 
     def run(self, dim: int) -> State:
         """Return the state that equals the store."""
+        self._settle()
         self._generations.remove_temporaries()
         manifests = self._readable_manifests()
         if catch_up(self._store, self._generations, manifests, self._damage):
             manifests = []
         return self._state(self._best_parts(manifests, dim), dim)
+
+    def _settle(self) -> None:
+        self._store.sync()
+        for folder in (self._generations.folder, self._generations.segment_folder):
+            sync_folder(folder)
 
     def run_anew(self, dim: int) -> State:
         """Return the state that equals the store with every row in the tail, whatever segments there are."""

@@ -8,7 +8,7 @@ from clip_search_server.index.backup import BACKUP_FORMAT_VERSION, MANIFEST_NAME
 from clip_search_server.index.checked_json import read_checked
 from clip_search_server.index.damage import Report
 from clip_search_server.index.entries import FileEntry
-from clip_search_server.index.files import make_folder, sync_folder, sync_tree
+from clip_search_server.index.files import make_folder, publish_folder, sync_tree
 from clip_search_server.index.segment_files import check_file
 
 
@@ -34,11 +34,10 @@ def restore(source: Path, data: Path, *, report: Report) -> dict[str, FileEntry]
         try:
             _copy_files(source, partial, files, report)
             sync_tree(partial)
-            partial.rename(data)
+            publish_folder(partial, data.absolute())
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        sync_folder(data.absolute().parent)
     except OSError as error:
         raise UnavailableError(f"{source} could not be restored to {data} ({error})") from error
     return files

@@ -14,7 +14,7 @@ What is found by it, derived from `items` in the same transaction and made anew 
                                                            same by name, kind, key
     texts       FTS5 without content, rowid = label        the words of items that have a text
 
-And an index of `items`, which a store of before gets when it is opened:
+And an index of `items`:
 
     items_by_content   content_digest, of items that have one: whether a content is stored already, under whatever id
 
@@ -66,6 +66,8 @@ CREATE TABLE items (
     content_digest BLOB NOT NULL,
     crc INTEGER NOT NULL
 );
+-- Only what has a digest is in it: vectors that callers bring have none, and their writes cost no more for it.
+CREATE INDEX items_by_content ON items (content_digest) WHERE content_digest <> x'';
 CREATE TABLE vectors (label INTEGER PRIMARY KEY, vector BLOB NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE thumbnails (label INTEGER PRIMARY KEY, thumbnail BLOB NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE attributes (
@@ -80,9 +82,6 @@ CREATE VIRTUAL TABLE texts USING fts5(
     text, content = '', contentless_delete = 1, tokenize = "unicode61 remove_diacritics 2"
 );
 """
-
-BY_CONTENT = "CREATE INDEX IF NOT EXISTS items_by_content ON items (content_digest) WHERE content_digest <> x''"
-"""Only what has a digest is in it: vectors that callers bring have none, and their writes cost no more for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,6 @@ def create_store(path: Path, *, space_id: str, dim: int) -> None:
             connection.pragma("journal_mode", "memory")  # A journal left by a crash would spoil the next attempt.
             with connection:
                 connection.execute(TABLES)
-                connection.execute(BY_CONTENT)
                 connection.executemany(
                     "INSERT INTO meta VALUES (?, ?)",
                     [("collection_id", uuid.uuid4().hex), ("space_id", space_id), ("dim", dim), ("metric", METRIC)],

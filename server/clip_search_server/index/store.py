@@ -16,7 +16,6 @@ from clip_search_server.errors import DataLossError, UnavailableError
 from clip_search_server.index import page_checksums
 from clip_search_server.index.files import sync_file
 from clip_search_server.index.rows import COUNTERS, counters_from, crc_of
-from clip_search_server.index.schema import BY_CONTENT
 from clip_search_server.index.settings import Durability
 from clip_search_server.index.transaction import Transaction
 
@@ -45,7 +44,6 @@ class Store:
                 self._connection.pragma("synchronous", "full" if durability == "always" else "normal")
                 self._connection.pragma("cache_size", -_CACHE_KIB)
                 self._connection.set_wal_hook(self._note_log_pages)  # Replaces the automatic checkpoint.
-                self._connection.execute(BY_CONTENT)
                 self.sequence, self.next_label = self._read_counters()
             except BaseException:
                 self._connection.close()
@@ -134,18 +132,32 @@ class Store:
             self.check_writable()
 
     def checkpoint(self) -> None:
-        """Fold the log into the main file as far as readers allow.
+        """Fold the log into the main file as far as readers allow; folded whole, it begins anew.
 
         Raises:
             UnavailableError: the disk refused; later writes are refused as well.
         """
         self.check_writable()
         try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._log_pages = 0
+            logged, folded = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.Error as error:
             self._fail(error)
             self.check_writable()
+        else:
+            if logged == folded:
+                self._begin_log_anew()
+            self._log_pages = 0
+
+    def _begin_log_anew(self) -> None:
+        """Write a page to a log that is folded whole, which makes SQLite give up what is in it.
+
+        Until somebody writes, the old log would stay valid. If one of its pages were damaged then, SQLite would take it
+        to end there, and lay the old pages before over the newer ones of the main file.
+        """
+        with self.transaction():
+            # Written twice, because a row that stays the same is not written at all.
+            self._connection.execute("UPDATE counters SET crc = crc + 1")
+            self._write_counters(self.sequence, self.next_label)
 
     def close(self) -> None:
         """Fold the log into the main file and close; every reader must be closed before.

@@ -24,6 +24,7 @@ from clip_search_server.errors import (
     NotFoundError,
     ResourceExhaustedError,
     SpaceMismatchError,
+    UnavailableError,
 )
 from clip_search_server.index import Collection, DataFolder, IndexSettings, Space, check_name
 from clip_search_server.search.collection import AsyncCollection
@@ -244,7 +245,11 @@ class Catalog:
             )
         await asyncio.to_thread(self._folder.create, name, space)
         await self._try_to_open(name)
-        self.collection(name)
+        error = self._unusable.get(name)
+        if error is not None:
+            # Its creator is told that it does not exist: then it must not, and the name must be free.
+            await self._delete(name)
+            raise UnavailableError(f"collection {name!r} could not be created ({error})") from error
         return await self._info(name)
 
     async def _delete(self, name: str) -> None:

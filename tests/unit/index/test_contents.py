@@ -51,15 +51,6 @@ def test_contents_are_found_after_opening_again(open_collection: OpenCollection)
     assert _found(open_collection(), DIGEST) == 3
 
 
-def test_a_store_of_before_gets_the_index_when_it_is_opened(open_collection: OpenCollection, tmp_path: Path) -> None:
-    """Contents that were stored without it are found by it."""
-    collection = open_collection()
-    collection.upsert([Record("a", VECTORS[4], content_digest=DIGEST)])
-    collection.close()
-    _tamper(tmp_path / "collection", "DROP INDEX items_by_content")
-    assert _found(open_collection(), DIGEST) == 4
-
-
 @pytest.mark.parametrize("damage", ["UPDATE vectors SET vector = zeroblob(64)", "UPDATE items SET text = X'00'"])
 def test_a_damaged_item_is_as_good_as_none(open_collection: OpenCollection, tmp_path: Path, damage: str) -> None:
     """It is reported, never given out, and writing it again mends it."""

@@ -5,6 +5,8 @@ in test_segment_engines.py.
 """
 
 import struct
+import threading
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,31 @@ def test_nan_is_accepted_by_the_library_and_refused_by_a_collection(open_collect
         collection.search(poison[0], limit=1)
 
 
+def test_the_library_may_find_a_label_twice_and_a_collection_never_does(open_collection: OpenCollection) -> None:
+    """A deleted label that is given out again lives in two places of a graph; here no label is given out again."""
+    graph = hnswlib.Index(space="ip", dim=DIM)
+    graph.init_index(max_elements=10, allow_replace_deleted=True)
+    graph.add_items(VECTORS[:5], [0, 1, 2, 3, 4], num_threads=1)
+    graph.mark_deleted(1)
+    graph.mark_deleted(2)
+    for again in (5, 6):
+        graph.add_items(VECTORS[again : again + 1], [2], num_threads=1, replace_deleted=True)
+    found, _distances = graph.knn_query(VECTORS[5], k=5)
+    assert sorted(found[0].tolist()).count(2) == 2, "hnswlib now finds a label once: this trap is gone"
+    settings = IndexSettings(engine="hnswlib", tail_rows_max=8)
+    collection = open_collection(settings)
+    ids = [f"item {at}" for at in range(10)]
+    for round_ in range(4):
+        collection.delete(ids[1:3])
+        collection.upsert([Record(item_id, VECTORS[at + 10 * round_]) for at, item_id in enumerate(ids)])
+        wait_until(lambda: collection.stats().tail_row_count < 8)
+        assert sorted(ids_of(collection.search(VECTORS[5], limit=20))) == ids
+    collection.close()
+    reopened = open_collection(settings)
+    assert sorted(ids_of(reopened.search(VECTORS[5], limit=20))) == ids
+    assert ids_of(reopened.search(VECTORS[32], limit=1)) == ["item 2"]
+
+
 @pytest.mark.parametrize("forbidden", ["mark_deleted", "unmark_deleted", "resize_index"])
 def test_a_graph_is_never_changed_once_it_can_be_searched(
     open_collection: OpenCollection, monkeypatch: pytest.MonkeyPatch, forbidden: str
@@ -178,12 +205,19 @@ def test_a_graph_is_never_changed_once_it_can_be_searched(
     """Deleting, re-adding and growing inside a graph are unsafe in the library: churn makes new graphs instead."""
     calls: list[str] = []
     searched: set[int] = set()
+    searchers: defaultdict[int, set[int]] = defaultdict(set)
 
     class Watched(hnswlib.Index):  # type: ignore[misc]
         def knn_query(self, *arguments: object, **options: object) -> object:
             assert "filter" not in options, "the filter takes the interpreter's lock for each candidate"
             searched.add(id(self))
+            searchers[id(self)].add(threading.get_ident())
             return super().knn_query(*arguments, **options)
+
+        def save_index(self, *arguments: object, **options: object) -> object:
+            # Tuning has searched it, in this very thread; others get it once it is saved.
+            assert searchers[id(self)] <= {threading.get_ident()}, "a graph was saved that others may be searching"
+            return super().save_index(*arguments, **options)
 
         def add_items(self, *arguments: object, **options: object) -> object:
             assert id(self) not in searched, "a graph was changed after it was searched"

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -215,6 +216,27 @@ def test_the_log_is_folded_only_on_demand(path: Path, store: Store) -> None:
     assert path.stat().st_size > 1_000_000
     _put(store, Record("next", VECTORS[0]))
     assert store.log_pages < 20
+
+
+def test_damage_to_a_log_that_is_folded_harms_nothing(path: Path, store: Store, tmp_path: Path) -> None:
+    """What the main file has already is given up in the log: else its older pages would come before the newer ones."""
+    for at in range(40):
+        _put(store, Record(f"{at}", VECTORS[at % 10], text="x" * 2_000))
+    store.checkpoint()
+    log = Path(f"{path}-wal").read_bytes()
+    frames = range(32, len(log), 24 + 8192)
+    assert len(frames) > 40
+    for number, start in enumerate(frames):
+        copy = tmp_path / f"{number}.sqlite3"
+        shutil.copy(path, copy)
+        Path(f"{copy}-wal").write_bytes(log[: start + 600] + bytes(512) + log[start + 1112 :])
+        opened = Store(copy, durability="always")
+        try:
+            assert (opened.sequence, opened.next_label) == (40, 41)
+            assert opened._connection.execute("SELECT count(*) FROM items").get == 40
+            assert opened._connection.execute("PRAGMA integrity_check").get == "ok"
+        finally:
+            opened.close()
 
 
 def test_a_store_that_a_tool_holds_is_unavailable_for_the_time(path: Path, store: Store) -> None:

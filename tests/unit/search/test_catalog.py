@@ -129,6 +129,23 @@ async def test_a_disk_that_refuses_leaves_the_collection_serving(
     assert await _names(catalog) == ["default", "new"]
 
 
+async def test_a_collection_that_cannot_be_opened_was_not_created(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes the empty store and nothing more: the refusal holds, and the name stays free."""
+
+    def full(*_args: object, **_kwargs: object) -> Any:
+        raise UnavailableError("store.sqlite3 cannot be opened (database or disk is full); check the disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clip_search_server.search.catalog.Collection.open_existing", full)
+        with pytest.raises(UnavailableError, match=r"collection 'new' could not be created .*disk is full"):
+            await catalog.create("new", "")
+    assert await _names(catalog) == ["default"]
+    await catalog.create("new", "")
+    assert await _names(catalog) == ["default", "new"]
+
+
 async def test_a_damaged_default_collection_keeps_nobody_from_serving(tmp_path: Path) -> None:
     """It is listed with the reason, and asking for it gives DATA_LOSS."""
     data = tmp_path / "data"
