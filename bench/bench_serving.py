@@ -22,6 +22,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -76,9 +77,10 @@ class Bench:
     soak_minutes: float
 
     @contextmanager
-    def server(self, name: str) -> Iterator[ServerProcess]:
+    def server(self, name: str, *options: str) -> Iterator[ServerProcess]:
         """A server with an empty data folder; the tuning comes from the cache once there is one."""
-        with ServerProcess.start(self.bundle, self.folder / name, log=self.folder / f"{name}.log") as server:
+        log = self.folder / f"{name}.log"
+        with ServerProcess.start(self.bundle, self.folder / name, log=log, options=options) as server:
             yield server
 
     def throughput(self) -> Figures:
@@ -194,7 +196,8 @@ class Bench:
             Load("ingest", seconds, connections=2),
             Load("image", seconds, connections=1, rate=1, one_by_one=True),
         ]
-        with self.server("soak") as server, MemoryWatch(server.pid) as memory:
+        # Few rows in the exact tail, so that what is stored has its final size within the first minute.
+        with self.server("soak", "--segment-rows", "256") as server, MemoryWatch(server.pid) as memory:
             with running_load(server.address, *loads) as clients:
                 reports = [each.report() for each in clients]
             before, after = memory.mean_mb(60, 75), memory.mean_mb(seconds - 15, seconds)
@@ -265,6 +268,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left behind
     models = ["vit-b-32", "demo"] if options.model == "both" else [options.model]
     figures = {model: _measure(model, options) for model in models}
     bars = judged(figures.get("vit-b-32", {}))

@@ -7,19 +7,19 @@ connection). With `--rate` requests start at random times, so many a second in a
 answered (open loop); `--one-by-one` starts none before the last was answered. Without it each connection sends the next
 request as soon as the last is answered (closed loop).
 
-Prints `ready`, waits for a line on stdin, runs, and prints a `Report` as one JSON line.
+Prints `ready`, waits for a line on stdin, runs, and prints a `Report` as one JSON line. What ends in the first tenth of
+the time, or after it, is not counted: in between as many requests are open at the beginning as at the end.
 """
 
 import argparse
 import dataclasses
 import itertools
 import json
-import resource
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,10 +41,11 @@ from clip_search.v1 import (
 __all__ = ["KINDS", "Report"]
 
 KINDS = ("text", "image", "search", "ingest")
-_INGESTED_IDS = 2_000
+_INGESTED_IDS = 500
 """Ids are used again, so that what is stored does not grow without end."""
 _CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 _PATIENCE_SECONDS = 30.0
+_RAMP = 0.1
 
 
 @dataclass(slots=True)
@@ -67,16 +68,20 @@ class Report:
 
 
 class _Notes:
-    """Outcomes of requests, from any thread."""
+    """Outcomes of requests that end between `opens` and `closes`, from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, opens: float, closes: float) -> None:
+        self.opens, self.closes = opens, closes
         self.answered_ms: list[float] = []
         self.refused_ms: list[float] = []
         self.other: Counter[str] = Counter()
 
     def add(self, started: float, error: BaseException | None) -> None:
         """Take note of a request that began at `started` and ended now."""
-        milliseconds = (time.perf_counter() - started) * 1e3
+        now = time.perf_counter()
+        if not self.opens <= now < self.closes:
+            return
+        milliseconds = (now - started) * 1e3
         if error is None:
             self.answered_ms.append(milliseconds)
         elif isinstance(error, grpc.Call) and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -91,108 +96,112 @@ class _Connection:
     def __init__(self, address: str, kind: str, seed: int, deadline: float) -> None:
         self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
         grpc.channel_ready_future(self._channel).result(timeout=_PATIENCE_SECONDS)
-        self._kind, self._seed, self._deadline = kind, seed, deadline
+        self._search = search_pb2_grpc.SearchServiceStub(self._channel).Search
+        self._embed = embedding_pb2_grpc.EmbeddingServiceStub(self._channel).Embed
+        self._kind, self._seed, self.deadline = kind, seed, deadline
         self._texts = texts(seed)
         self._pictures = itertools.cycle(pictures(seed) if kind in {"image", "ingest"} else [b""])
 
-    def call(self) -> Callable[[], Any]:
-        """Return the next request as a function that starts it and gives its future."""
+    def request(self) -> tuple[Any, Any]:
+        """Return a method and the next request for it."""
         if self._kind == "search":
             part = search_pb2.QueryPart(content=content_pb2.Content(text=next(self._texts)))
-            search = search_pb2.SearchRequest(parts=[part], limit=10)
-            method = search_pb2_grpc.SearchServiceStub(self._channel).Search
-            return lambda: method.future(search, timeout=self._deadline)
-        inputs = embedding_pb2.EmbedRequest(inputs=[self._content()])
-        embed = embedding_pb2_grpc.EmbeddingServiceStub(self._channel).Embed
-        return lambda: embed.future(inputs, timeout=self._deadline)
+            return self._search, search_pb2.SearchRequest(parts=[part], limit=10)
+        return self._embed, embedding_pb2.EmbedRequest(inputs=[self._content()])
+
+    def ask(self, notes: _Notes) -> None:
+        """Send the next request and wait for its answer; this costs half of what a future does."""
+        method, request = self.request()
+        started = time.perf_counter()
+        try:
+            method(request, timeout=self.deadline)
+        except grpc.RpcError as error:
+            notes.add(started, error)
+        else:
+            notes.add(started, None)
 
     def _content(self) -> content_pb2.Content:
         if self._kind == "text":
             return content_pb2.Content(text=next(self._texts))
         return content_pb2.Content(image=next(self._pictures))
 
-    def ingest(self, until: float, notes: _Notes) -> None:
-        """Stream pictures until `until`, noting each answer."""
+    def ingest(self, notes: _Notes) -> None:
+        """Stream pictures, noting each answer."""
 
         def requests() -> Iterator[index_pb2.IngestRequest]:
             for number in itertools.count():
-                if time.perf_counter() >= until:
+                if time.perf_counter() >= notes.closes:
                     return
                 item_id = f"{self._seed}/{number % _INGESTED_IDS}"
                 item = item_pb2.Item(id=item_id, content=content_pb2.Content(image=next(self._pictures)))
                 yield index_pb2.IngestRequest(index=number, item=item)
 
         for answer in index_pb2_grpc.IndexServiceStub(self._channel).Ingest(requests()):
-            now = time.perf_counter()
-            if not answer.result.HasField("stored"):
+            if answer.result.HasField("stored"):
+                notes.add(time.perf_counter(), None)
+            else:
                 notes.other[f"item {answer.result.error.code}"] += 1
-            elif now < until:
-                notes.add(now, None)
 
 
-def _closed_loop(connection: _Connection, until: float, notes: _Notes) -> None:
-    while time.perf_counter() < until:
-        call = connection.call()
-        started = time.perf_counter()
-        notes.add(started, call().exception())
+def _closed_loop(connection: _Connection, notes: _Notes) -> None:
+    while time.perf_counter() < notes.closes:
+        connection.ask(notes)
 
 
-def _open_loop(connections: list[_Connection], until: float, notes: _Notes, rate: float, seed: int) -> None:
+def _open_loop(connections: list[_Connection], notes: _Notes, rate: float, seed: int) -> None:
     """Start requests at the times of a Poisson process, and wait for the last ones."""
     random = np.random.default_rng(seed)
     running = []
     due = time.perf_counter()
     for connection in itertools.cycle(connections):
         due += random.exponential(1 / rate)
-        if due >= until:
+        if due >= notes.closes:
             break
-        call = connection.call()
+        method, request = connection.request()
         time.sleep(max(0.0, due - time.perf_counter()))
         started = time.perf_counter()
-        future = call()
+        future = method.future(request, timeout=connection.deadline)
         future.add_done_callback(lambda done, started=started: notes.add(started, done.exception()))
         running.append(future)
     for future in running:
         future.exception()
 
 
-def _one_by_one(connection: _Connection, until: float, notes: _Notes, rate: float, seed: int) -> None:
+def _one_by_one(connection: _Connection, notes: _Notes, rate: float, seed: int) -> None:
     """Start a request at random times, but none before the last one is answered."""
     random = np.random.default_rng(seed)
     while True:
         time.sleep(random.exponential(1 / rate))
-        if time.perf_counter() >= until:
+        if time.perf_counter() >= notes.closes:
             return
-        call = connection.call()
-        started = time.perf_counter()
-        notes.add(started, call().exception())
+        connection.ask(notes)
 
 
 def _run(options: argparse.Namespace, connections: list[_Connection]) -> Report:
-    notes = _Notes()
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    started = time.perf_counter()
-    until = started + options.seconds
+    opens = time.perf_counter() + _RAMP * options.seconds
+    notes = _Notes(opens, opens + options.seconds)
     if options.rate and not options.one_by_one:
-        _open_loop(connections, until, notes, options.rate, options.seed)
+        threads = [threading.Thread(target=_open_loop, args=(connections, notes, options.rate, options.seed))]
     else:
-        threads = [threading.Thread(target=_work, args=(options, each, until, notes)) for each in connections]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        threads = [threading.Thread(target=_work, args=(options, each, notes)) for each in connections]
+    for thread in threads:
+        thread.start()
+    time.sleep(max(0.0, notes.opens - time.perf_counter()))
+    before = time.process_time()
+    time.sleep(max(0.0, notes.closes - time.perf_counter()))
+    cpu_seconds = time.process_time() - before
+    for thread in threads:
+        thread.join()
     return Report(notes.answered_ms, notes.refused_ms, dict(notes.other), cpu_seconds, options.seconds)
 
 
-def _work(options: argparse.Namespace, connection: _Connection, until: float, notes: _Notes) -> None:
+def _work(options: argparse.Namespace, connection: _Connection, notes: _Notes) -> None:
     if options.kind == "ingest":
-        connection.ingest(until, notes)
+        connection.ingest(notes)
     elif options.one_by_one:
-        _one_by_one(connection, until, notes, options.rate, options.seed)
+        _one_by_one(connection, notes, options.rate, options.seed)
     else:
-        _closed_loop(connection, until, notes)
+        _closed_loop(connection, notes)
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 import io
 import string
 from collections.abc import Iterator
+from random import Random
 
 import numpy as np
 from PIL import Image
@@ -16,10 +17,9 @@ _PICTURES = 32
 
 def texts(seed: int) -> Iterator[str]:
     """Yield words of random letters without end."""
-    random = np.random.default_rng(seed)
-    letters = np.array(list(string.ascii_lowercase))
+    random = Random(seed)
     while True:
-        yield "".join(random.choice(letters, TEXT_LETTERS))
+        yield "".join(random.choices(string.ascii_lowercase, k=TEXT_LETTERS))
 
 
 def pictures(seed: int, side: int = 224, count: int = _PICTURES) -> list[bytes]:

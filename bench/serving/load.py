@@ -15,6 +15,7 @@ from bench.serving.client import Report
 
 __all__ = ["Load", "Running", "percentile", "running_load", "throughput"]
 
+_LOADS_MAX, _PROCESSES_MAX = 10, 100
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -44,7 +45,7 @@ class Running:
         command = [sys.executable, "-m", "bench.serving.client", address]
         self._processes = [
             subprocess.Popen(
-                [*command, *load.arguments(seed + number)],
+                [*command, *load.arguments(_PROCESSES_MAX * seed + number)],
                 cwd=_CHECKOUT,
                 env=os.environ,
                 stdin=subprocess.PIPE,
@@ -78,11 +79,14 @@ class Running:
 
 @contextlib.contextmanager
 def running_load(address: str, *loads: Load, seed: int = 1) -> Iterator[list[Running]]:
-    """Start clients of several kinds at the same moment; they are gone when this ends."""
+    """Start clients of several kinds at the same moment; they are gone when this ends.
+
+    Clients of another `seed` send other texts, so that no cache has them.
+    """
     started: list[Running] = []
     try:
         for number, load in enumerate(loads):
-            started.append(Running(address, load, seed + 100 * number))
+            started.append(Running(address, load, _LOADS_MAX * seed + number))
         for each in started:
             each.go()
         yield started

@@ -279,6 +279,7 @@ class Limits:
     collections_max: int
     calls_max: int
     bytes_in_flight_max: int
+    queue_seconds_max: int
 
 
 @dataclass(frozen=True, slots=True)

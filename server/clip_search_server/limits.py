@@ -34,6 +34,7 @@ class Limits:
     collections_max: int = 64
     calls_max: int = 512
     bytes_in_flight_max: int = 512 * 2**20
+    queue_seconds_max: int = 10
 
     @property
     def waiting_per_request(self) -> int:

@@ -226,6 +226,6 @@ def test_asking_for_8_bits_that_were_not_exported_is_an_error(bundle: Path, tmp_
 
 
 def test_asking_for_a_missing_gpu_is_an_error(bundle: Path, tmp_path: Path) -> None:
-    """`--device cuda` never falls back silently."""
+    """`--device cuda` never falls back silently (clip-as-service #733)."""
     line = refused_start(bundle, tmp_path / "data", "--device", "cuda")
     assert "server-gpu" in line

@@ -121,6 +121,21 @@ def test_calls_beyond_the_limit_are_refused_at_once(channel_to_small: grpc.Chann
     assert (limits.calls_max, limits.queue_length_max) == (CALLS_MAX, QUEUE_LENGTH_MAX)
 
 
+def test_streams_beyond_the_limit_are_refused_at_once(channel: grpc.Channel) -> None:
+    """The seventeenth is told which limit it met and when to come back; an ended one makes room."""
+    streams = Streams(channel, 16)
+    stub = index_pb2_grpc.IndexServiceStub(channel)
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Ingest(iter([index_pb2.IngestRequest()]), timeout=SECONDS))
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "ingest_streams_max" in str(refused.value.details())
+    assert _pushback(refused.value)[1] > 0
+    streams.close()
+    Client(channel).delete(*(f"{number}" for number in range(16)))
+    Streams(channel, 1).close()
+    Client(channel).delete("0")
+
+
 def test_a_full_queue_refuses_at_once_and_loses_nothing(small: ServerProcess) -> None:
     """Of many pictures sent at one time each is answered or refused with a time to come back; then all is as before."""
     picture = _noise()

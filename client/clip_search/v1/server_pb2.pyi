@@ -200,6 +200,7 @@ class Limits(_message.Message):
     COLLECTIONS_MAX_FIELD_NUMBER: _builtins.int
     CALLS_MAX_FIELD_NUMBER: _builtins.int
     BYTES_IN_FLIGHT_MAX_FIELD_NUMBER: _builtins.int
+    QUEUE_SECONDS_MAX_FIELD_NUMBER: _builtins.int
     message_bytes_max: _builtins.int
     """Bytes of one message, either way; RESOURCE_EXHAUSTED beyond it. Default 67,108,864 (64 MiB)."""
     items_per_request_max: _builtins.int
@@ -246,6 +247,10 @@ class Limits(_message.Message):
     """Bytes of requests that are worked on at one time, over all calls: RESOURCE_EXHAUSTED beyond it. Ingest streams share
     as much again, and wait instead. Default 536,870,912 (512 MiB).
     """
+    queue_seconds_max: _builtins.int
+    """Seconds that an input of an interactive request may be expected to wait for a model; RESOURCE_EXHAUSTED beyond it, or
+    beyond the deadline of the call. Default 10.
+    """
     def __init__(
         self,
         *,
@@ -270,10 +275,11 @@ class Limits(_message.Message):
         collections_max: _builtins.int = ...,
         calls_max: _builtins.int = ...,
         bytes_in_flight_max: _builtins.int = ...,
+        queue_seconds_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes_bytes_max", b"attributes_bytes_max", "attributes_max", b"attributes_max", "bytes_in_flight_max", b"bytes_in_flight_max", "calls_max", b"calls_max", "collections_max", b"collections_max", "filter_conditions_max", b"filter_conditions_max", "filter_depth_max", b"filter_depth_max", "id_bytes_max", b"id_bytes_max", "image_bytes_max", b"image_bytes_max", "image_pixels_max", b"image_pixels_max", "ingest_streams_max", b"ingest_streams_max", "items_per_request_max", b"items_per_request_max", "labels_max", b"labels_max", "message_bytes_max", b"message_bytes_max", "page_size_max", b"page_size_max", "query_parts_max", b"query_parts_max", "queue_length_max", b"queue_length_max", "search_limit_max", b"search_limit_max", "templates_max", b"templates_max", "text_chars_max", b"text_chars_max", "thumbnail_bytes_max", b"thumbnail_bytes_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes_bytes_max", b"attributes_bytes_max", "attributes_max", b"attributes_max", "bytes_in_flight_max", b"bytes_in_flight_max", "calls_max", b"calls_max", "collections_max", b"collections_max", "filter_conditions_max", b"filter_conditions_max", "filter_depth_max", b"filter_depth_max", "id_bytes_max", b"id_bytes_max", "image_bytes_max", b"image_bytes_max", "image_pixels_max", b"image_pixels_max", "ingest_streams_max", b"ingest_streams_max", "items_per_request_max", b"items_per_request_max", "labels_max", b"labels_max", "message_bytes_max", b"message_bytes_max", "page_size_max", b"page_size_max", "query_parts_max", b"query_parts_max", "queue_length_max", b"queue_length_max", "queue_seconds_max", b"queue_seconds_max", "search_limit_max", b"search_limit_max", "templates_max", b"templates_max", "text_chars_max", b"text_chars_max", "thumbnail_bytes_max", b"thumbnail_bytes_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

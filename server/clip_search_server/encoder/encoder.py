@@ -276,6 +276,7 @@ class Encoder:
             bulk_items_max=bulk_items,
             bulk_bytes_max=max(1, limits.bytes_in_flight_max // 4),
             backlog_min=min(bulk_items, batch_size, limits.queue_length_max // 2),
+            queue_seconds_max=limits.queue_seconds_max,
         )
         return Door(bounds, name=name, batch_seconds=lambda: batcher.pace.seconds(batcher.bounds.units_max))
 

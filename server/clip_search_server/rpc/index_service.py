@@ -30,6 +30,7 @@ from clip_search_server.rpc.convert import (
     urgency_of,
 )
 from clip_search_server.rpc.convert_filter import filter_from
+from clip_search_server.rpc.pieces import in_pieces
 from clip_search_server.search.catalog import Catalog
 from clip_search_server.search.concurrency import run_together
 from clip_search_server.search.ingest import Ingest, Item, ItemOutcome, upsert_items
@@ -67,7 +68,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
                 "items", f"has {len(request.items)} entries; 1 to {self._limits.items_per_request_max} are accepted."
             )
         collection, encoder = self._catalog.pair(request.collection, request.model)
-        converted = [_convert(message) for message in request.items]
+        converted = await in_pieces(_convert, request.items)
         good = [item for item in converted if isinstance(item, Item)]
         stored = iter(await upsert_items(good, collection, encoder, self._limits, urgency_of(context, bulk=True)))
         outcomes: list[ItemOutcome] = [next(stored) if isinstance(item, Item) else item for item in converted]
@@ -173,9 +174,10 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         sequence = collection.sequence
         found = await collection.get(ids)
         return index_pb2.GetItemsResponse(
-            items=[
-                stored_item_message(item, include_vector=request.include_vectors) for item in found if item is not None
-            ],
+            items=await in_pieces(
+                lambda item: stored_item_message(item, include_vector=request.include_vectors),
+                (item for item in found if item is not None),
+            ),
             missing_ids=[item_id for item_id, item in zip(ids, found, strict=True) if item is None],
             sequence=sequence,
         )
@@ -193,7 +195,9 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         )
         items = found[:size]
         return index_pb2.ListItemsResponse(
-            items=[stored_item_message(item, include_vector=request.include_vectors) for item in items],
+            items=await in_pieces(
+                lambda item: stored_item_message(item, include_vector=request.include_vectors), items
+            ),
             next_page_token=_token_of_id(items[-1].id) if len(found) > size else "",
         )
 

@@ -8,6 +8,7 @@ from clip_search.v1 import search_pb2, search_pb2_grpc
 from clip_search_server.errors import InvalidArgumentError
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.convert import content_from, hit_message, query_from, urgency_of
+from clip_search_server.rpc.pieces import in_pieces
 from clip_search_server.search.catalog import Catalog
 from clip_search_server.search.classification import classify
 from clip_search_server.search.query import search
@@ -29,7 +30,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         collection, encoder = self._catalog.pair(request.collection, request.model)
         found = await search(query_from(request), collection, encoder, self._limits, urgency_of(context))
         return search_pb2.SearchResponse(
-            hits=[hit_message(hit, include_vector=request.include_vectors) for hit in found.hits],
+            hits=await in_pieces(lambda hit: hit_message(hit, include_vector=request.include_vectors), found.hits),
             sequence=found.sequence,
             space_id=collection.space_id,
         )

@@ -11,9 +11,12 @@ R = TypeVar("R")
 
 async def run_together(coroutines: Iterable[Coroutine[None, None, R]]) -> list[R]:
     """Return what each returned, in order; when one raises, cancel the others and raise its error."""
+    waiting = list(coroutines)
+    if len(waiting) == 1:  # Most requests: no task is needed.
+        return [await waiting[0]]
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+            tasks = [group.create_task(coroutine) for coroutine in waiting]
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]

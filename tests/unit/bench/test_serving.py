@@ -65,3 +65,23 @@ def test_client_processes_report_what_they_did(bundle: Path, tmp_path: Path) -> 
         assert report.answered_ms
         assert report.other == {}
         assert report.cpu_seconds > 0
+
+
+def test_no_two_clients_send_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes, loads and seeds each have texts of their own: a text that was sent before comes from the cache."""
+    seeds: list[int] = []
+
+    class Started:
+        stdin = stdout = None
+
+    def start(command: list[str], **_options: object) -> Started:
+        seeds.append(int(command[command.index("--seed") + 1]))
+        return Started()
+
+    monkeypatch.setattr("bench.serving.load.subprocess.Popen", start)
+    monkeypatch.setattr("bench.serving.load._line", lambda _: "ready")
+    monkeypatch.setattr("bench.serving.load.Running.end", lambda _: None)
+    for seed in range(5):
+        with running_load("nowhere", Load("text", 1, processes=4), Load("search", 1, processes=4), seed=seed):
+            pass
+    assert len(set(seeds)) == len(seeds) == 40

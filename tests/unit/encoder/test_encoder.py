@@ -220,6 +220,28 @@ async def test_a_text_is_computed_once(bundle: Path, tmp_path: Path) -> None:
         assert not first.flags.writeable
 
 
+async def test_pictures_and_texts_are_computed_at_the_same_time(bundle: Path, tmp_path: Path) -> None:
+    """A text is answered while the image tower is at work, and the other way round."""
+    async with watched(bundle, tmp_path) as made:
+        made.image.gate.clear()
+        picture = asyncio.create_task(made.encoder.embed_image(jpeg((5, 5, 5)), NOW))
+        await asyncio.wait_for(made.encoder.embed_text("meanwhile", NOW), 10)
+        assert not picture.done()
+        made.image.gate.set()
+        made.text.gate.clear()
+        words = asyncio.create_task(made.encoder.embed_text("now held", NOW))
+        await asyncio.wait_for(made.encoder.embed_image(jpeg((6, 6, 6)), NOW), 10)
+        assert not words.done()
+
+
+async def test_many_pictures_at_once_do_not_hold_up_the_loop(demo: Encoder) -> None:
+    """Decoding and both towers leave the event loop to itself."""
+    pictures = [jpeg((number, 9, 9), (1_500, 1_000)) for number in range(40)]
+    async with ticking() as ticker:
+        await asyncio.gather(*(demo.embed_image(picture, Urgency(bulk=True)) for picture in pictures))
+    assert ticker.longest_seconds < 0.2
+
+
 async def test_what_the_operator_fixed_holds(bundle: Path, tmp_path: Path) -> None:
     """Batch sizes given as options are used, also after refining."""
     settings = EncoderSettings(image_batch_max=3, text_batch_tokens_max=40)

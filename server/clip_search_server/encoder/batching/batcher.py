@@ -49,7 +49,7 @@ class Batcher(Generic[Input, Output]):
         bounds: BatchBounds,
         pace: Pace | None = None,
         length: Callable[[Input], int] = lambda _: 1,
-        bulk_wait_seconds_max: float = 0.5,
+        bulk_wait_seconds_max: float = 2.0,
     ) -> None:
         """Start idle.
 
@@ -144,8 +144,8 @@ class Batcher(Generic[Input, Output]):
         return taken, shape
 
     def _can_finish(self, entry: Entry[Input, Output]) -> bool:
-        """Tell whether an entry could be answered in time if it ran now; where not, tell whoever waits."""
-        if entry.urgency.remaining_seconds() > self.pace.least_seconds(entry.length):
+        """Tell whether an entry could be answered in time if it ran now and alone; where not, tell whoever waits."""
+        if entry.urgency.remaining_seconds() > self.pace.seconds(entry.length):
             return True
         entry.fail(DeadlineExceededError("The deadline passed while the request was queued."))
         return False

@@ -10,6 +10,7 @@ room for somebody new (dynamic thresholds; Choudhury and Hahne, 1998).
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from clip_search_server.errors import DeadlineExceededError, ResourceExhaustedEr
 __all__ = ["Door", "DoorBounds"]
 
 _SHARE_OF_FREE = 3
+_SAFETY = 1.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class DoorBounds:
         bulk_items_max: inputs of bulk work.
         bulk_bytes_max: bytes of them together.
         backlog_min: inputs inside beyond which some certainly wait for a batch, so that departures tell the rate.
+        queue_seconds_max: how long a person may have to wait, whatever the deadline.
     """
 
     items_max: int
@@ -41,6 +44,7 @@ class DoorBounds:
     bulk_items_max: int
     bulk_bytes_max: int
     backlog_min: int
+    queue_seconds_max: float = math.inf
 
 
 class Door:
@@ -122,12 +126,15 @@ class Door:
             held = f"{self._bytes:,} bytes wait and {self._bounds.bytes_max:,} may"
             self._refuse(f"The {self._name} queue is full ({held}).", 1 + self._items // 2)
         ahead = sum(min(count, own + 1) for count in self._people.values())
-        expected_seconds = self._drain.seconds_for(ahead)
-        if expected_seconds and expected_seconds + self._batch_seconds() > urgency.remaining_seconds():
-            late_seconds = expected_seconds + self._batch_seconds() - urgency.remaining_seconds()
+        queue_seconds = self._drain.seconds_for(ahead)
+        # Besides the queue it waits for the batch that runs when its turn comes, and for its own. What is done for
+        # somebody who has given up by then is lost, so the estimate is on the safe side.
+        expected_seconds = _SAFETY * queue_seconds + 2 * self._batch_seconds()
+        late_seconds = expected_seconds - min(urgency.remaining_seconds(), self._bounds.queue_seconds_max)
+        if queue_seconds and late_seconds > 0:
             self._refuse(
-                f"The {self._name} queue is too long ({expected_seconds:.2f} s) for an answer before the deadline.",
-                round(ahead * min(1.0, late_seconds / expected_seconds)),
+                f"The {self._name} queue is too long ({queue_seconds:.2f} s) for the deadline or queue_seconds_max.",
+                round(ahead * min(1.0, late_seconds / queue_seconds)),
             )
 
     def _refuse(self, message: str, ahead: int) -> None:

@@ -19,15 +19,15 @@ _PUSHBACK_SECONDS_MAX = 10.0
 class DrainRate:
     """Measures departures a second, and spreads the refused over the time to come at that rate."""
 
-    def __init__(self, *, backlog_min: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, backlog_min: int, clock: Callable[[], float] | None = None) -> None:
         """Start with nothing seen.
 
         Args:
             backlog_min: entries inside beyond which some of them certainly wait.
-            clock: gives seconds.
+            clock: gives seconds; `time.monotonic` by default.
         """
         self._backlog_min = backlog_min
-        self._clock = clock
+        self._clock = clock or time.monotonic
         self._inside = 0
         self._since: float | None = None
         self._busy_seconds = 0.0
