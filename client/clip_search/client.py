@@ -87,7 +87,8 @@ class Client:
     Args:
         server: its address, HOST:PORT.
         collection: which collection calls are about; empty means `default`.
-        model: which model embeds; empty means the server's default one.
+        model: which model embeds; empty means the one of the collection's space, and where no collection takes part the
+            server's default one.
         timeout_seconds: deadline of each call. A stream has none, but ends when nothing is answered for so long.
         message_bytes_max: bound on one message, either way.
     """
@@ -283,6 +284,11 @@ class Client:
             request = index_pb2.GetThumbnailsRequest(collection=self._collection, ids=chunk)
             for thumbnail in self._unary(self._index.GetThumbnails, request).thumbnails:
                 yield Thumbnail(thumbnail.id, thumbnail.data, thumbnail.media_type)
+
+    def image(self, item_id: str) -> bytes:
+        """Read the picture that an item was made from; raises `NotFoundError` where the server keeps none of it."""
+        request = index_pb2.GetImageRequest(collection=self._collection, id=item_id)
+        return self._unary(self._index.GetImage, request).data
 
     def stats(self) -> Stats:
         """Tell how large the collection is and what it is made of."""

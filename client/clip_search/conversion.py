@@ -172,6 +172,7 @@ def stored_item_of(item: item_pb2.StoredItem) -> results.StoredItem:
         item.has_thumbnail,
         item.sequence,
         _vector(item.vector.values),
+        item.content_digest,
     )
 
 
@@ -187,6 +188,7 @@ def stats_of(response: index_pb2.GetStatsResponse) -> results.Stats:
         "segments": tuple(_flat(results.SegmentStats, segment) for segment in response.segments),
         "snapshot": snapshot_of(response.snapshot) if response.HasField("snapshot") else None,
         "recall": _flat(results.RecallEstimate, response.recall) if response.HasField("recall") else None,
+        "kept_images": _flat(results.KeptImages, response.kept_images) if response.HasField("kept_images") else None,
     }
     plain = {each.name: getattr(response, each.name) for each in fields(results.Stats) if each.name not in converted}
     return results.Stats(**plain, **converted)
@@ -195,7 +197,9 @@ def stats_of(response: index_pb2.GetStatsResponse) -> results.Stats:
 def collection_of(message: collection_pb2.Collection) -> results.Collection:
     """Read a collection's description."""
     aliases = tuple(message.aliases)
-    return results.Collection(message.name, message.space_id, message.embedding_dim, message.items, aliases)
+    return results.Collection(
+        message.name, message.space_id, message.embedding_dim, message.items, aliases, message.unusable_reason
+    )
 
 
 def server_info_of(response: server_pb2.GetServerInfoResponse) -> results.ServerInfo:

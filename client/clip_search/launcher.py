@@ -20,10 +20,10 @@ _OWN_PACKAGES = ("clip_search", "clip_search_server", "clip_search_export")
 
 @dataclass(frozen=True)
 class _KnownCommand:
-    """A subcommand of this distribution: what the help says of it, and the extra that brings its packages."""
+    """A subcommand of this distribution: what the help says of it, and the extra that brings its packages, if any."""
 
     summary: str
-    extra: str
+    extra: str | None
 
 
 _KNOWN_COMMANDS = {
@@ -33,6 +33,7 @@ _KNOWN_COMMANDS = {
     "inspect": _KnownCommand("Describe a bundle.", "export"),
     "migrate": _KnownCommand("Bring a data folder of an older release to the present format.", "server"),
     "rebuild": _KnownCommand("Make the index of each collection anew from its stored items.", "server"),
+    "reembed": _KnownCommand("Embed a collection anew with another model, then move an alias to it.", None),
     "restore": _KnownCommand("Make a data folder from a backup.", "server"),
     "serve": _KnownCommand("Serve a bundle and a data folder over gRPC.", "server"),
     "verify": _KnownCommand("Check every file of a bundle against its manifest.", "export"),
@@ -85,7 +86,7 @@ class _Launcher(click.Group):
 def _missing_extra_message(command: str, module: str | None) -> str | None:
     """Say which extra brings `module`; None when the module is the project's own, which no extra can mend."""
     known = _KNOWN_COMMANDS.get(command)
-    if known is None or module is None or module.partition(".")[0] in _OWN_PACKAGES:
+    if known is None or known.extra is None or module is None or module.partition(".")[0] in _OWN_PACKAGES:
         return None
     return f"this command needs the [{known.extra}] extra: pip install 'clip-search[{known.extra}]'"
 

@@ -1,6 +1,11 @@
-"""Tells formats of encoded pictures by their first bytes; decodes nothing."""
+"""Tells formats of encoded pictures by their first bytes, and how large they may be; decodes nothing."""
 
-__all__ = ["BROWSER_MEDIA_TYPES", "media_type_of"]
+from clip_search.results import Limits
+
+__all__ = ["BROWSER_MEDIA_TYPES", "media_type_of", "picture_bytes_max"]
+
+# What a message holds beside the picture: id, attributes, framing.
+_MESSAGE_OVERHEAD_BYTES = 64 * 1024
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -23,3 +28,8 @@ def media_type_of(picture: bytes) -> str | None:
     if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP":
         return "image/webp"
     return next((media_type for signature, media_type in _SIGNATURES if picture.startswith(signature)), None)
+
+
+def picture_bytes_max(limits: Limits) -> int:
+    """Give the size that a picture may have: a message beyond the server's bound would end a whole stream."""
+    return min(limits.image_bytes_max, limits.message_bytes_max - _MESSAGE_OVERHEAD_BYTES)

@@ -27,6 +27,7 @@ __all__ = [
     "ItemOutcome",
     "ItemPage",
     "ItemsFound",
+    "KeptImages",
     "Limits",
     "Model",
     "RecallEstimate",
@@ -121,7 +122,11 @@ class ItemOutcome:
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """An item as the collection holds it; `sequence` is the write that stored this version."""
+    """An item as the collection holds it.
+
+    `sequence` is the write that stored this version; `content_digest` is equal for items made from the same text or the
+    same bytes of a picture, and may be empty.
+    """
 
     id: str
     attributes: Mapping[str, Attribute]
@@ -129,6 +134,7 @@ class StoredItem:
     has_thumbnail: bool
     sequence: int
     vector: NDArray[np.float32] | None = field(default=None, compare=False)
+    content_digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +200,21 @@ class RecallEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptImages:
+    """Pictures kept as they were sent, and how many items were stored without because `bytes_max` was reached."""
+
+    images: int
+    bytes: int
+    bytes_max: int
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
-    """The figures of one collection; `snapshot` and `recall` are None until there is one."""
+    """The figures of one collection.
+
+    `snapshot` and `recall` are None until there is one, `kept_images` where the server keeps no pictures.
+    """
 
     collection: str
     space_id: str
@@ -209,22 +228,27 @@ class Stats:
     disk_bytes: int
     memory_bytes: int
     recall: RecallEstimate | None
+    kept_images: KeptImages | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection as it is listed; `aliases` in byte order, `embedding_dim` 0 where the server cannot open it."""
+    """A collection as it is listed; `aliases` in byte order, `embedding_dim` 0 where the server cannot open it.
+
+    `unusable_reason` says why it cannot be searched or written to, empty where it can.
+    """
 
     name: str
     space_id: str
     embedding_dim: int
     items: int
     aliases: tuple[str, ...]
+    unusable_reason: str = ""
 
     @property
     def is_usable(self) -> bool:
-        """Whether it can be searched and written to; any call about one that cannot tells why."""
-        return self.embedding_dim > 0
+        """Whether it can be searched and written to."""
+        return self.embedding_dim > 0 and not self.unusable_reason
 
 
 @dataclass(frozen=True, slots=True)

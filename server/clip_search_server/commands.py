@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from clip_search_server.command_options import read_bundles, read_size
 from clip_search_server.encoder.thumbnails import ThumbnailSettings
 from clip_search_server.encoder.towers import EncoderSettings
 from clip_search_server.errors import ClipSearchError
@@ -85,7 +86,15 @@ def _index_settings(
 
 
 @click.command()
-@click.option("--bundle", required=True, type=click.Path(path_type=Path), help="Folder that clip-search export wrote.")
+@click.option(
+    "--bundle",
+    "bundles",
+    required=True,
+    multiple=True,
+    metavar="[NAME=]PATH",
+    callback=read_bundles,
+    help="Folder that clip-search export wrote. Repeated with names: several models; the first is the default one.",
+)
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder that keeps the collections.")
 @click.option("--listen", default="127.0.0.1:50051", show_default=True, help="HOST:PORT; port 0 picks a free one.")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
@@ -143,6 +152,14 @@ def _index_settings(
     show_default=True,
     help="Pixels of the longest edge of thumbnails that the server makes.",
 )
+@click.option(
+    "--keep-images",
+    "keep_images_bytes",
+    metavar="SIZE",
+    callback=read_size,
+    default="0",
+    help="Keep the pictures of new items, up to SIZE in all (10GB, say), so that a later model can embed them.",
+)
 @click.option("--drain-seconds", default=30.0, show_default=True, help="How long calls in flight may take at shutdown.")
 @click.option("--insecure", is_flag=True, help="Listen beyond loopback without TLS.")
 @click.option(
@@ -151,7 +168,7 @@ def _index_settings(
 @_encoder_options
 @_limit_options
 def serve(  # noqa: PLR0917 - click calls by keyword
-    bundle: Path,
+    bundles: dict[str, Path],
     data: Path,
     listen: str,
     device: Any,  # noqa: ANN401 - click hands over one of the choices
@@ -163,12 +180,13 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     recall_interval_seconds: float,
     thumbnails: bool,  # noqa: FBT001 - click calls by keyword
     thumbnail_edge_max: int,
+    keep_images_bytes: int,
     drain_seconds: float,
     insecure: bool,  # noqa: FBT001 - likewise
     log_level: str,
     **values: Any,  # noqa: ANN401 - numbers: the encoder's settings and the limits
 ) -> None:
-    """Serve a model and its index over gRPC.
+    """Serve models and their index over gRPC.
 
     Prints `listening on HOST:PORT` once requests are served. SIGTERM finishes calls in flight, takes a snapshot and
     exits 0.
@@ -179,7 +197,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     encoder = _encoder_settings(values)
     limits = Limits(**values)
     options = ServerOptions(
-        bundle=bundle,
+        bundles=bundles,
         data=data,
         listen=listen,
         device=device,
@@ -197,6 +215,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         limits=limits,
         encoder=encoder,
         thumbnails=ThumbnailSettings(thumbnail_edge_max, limits.thumbnail_bytes_max) if thumbnails else None,
+        keep_images_bytes=keep_images_bytes,
     )
     prefer_latency()
     try:

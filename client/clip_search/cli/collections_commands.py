@@ -40,7 +40,7 @@ def _facts(collection: Collection) -> Iterator[str]:
         yield "1 item" if collection.items == 1 else f"{collection.items:,} items"
         yield f"dimension {collection.embedding_dim}"
     else:
-        yield "CANNOT BE USED (its stats tell why)"
+        yield f"CANNOT BE USED ({collection.unusable_reason or 'its stats tell why'})"
     if collection.aliases:
         yield f"also called {' and '.join(collection.aliases)}"
 

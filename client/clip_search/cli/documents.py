@@ -4,7 +4,7 @@
     hit              rank (from 1), id, score, attributes; relevance (when it is what hits are ordered by)
     item             id, attributes, text, has_thumbnail, sequence; vector (when asked for)
     classification   label, probability, similarity
-    collection       name, space_id, embedding_dim (0: the server cannot open it), items, aliases
+    collection       name, space_id, embedding_dim (0: the server cannot open it), items, aliases, unusable_reason
     snapshot         generation, sequence, create_time, segments, bytes
 
 Scores, similarities and probabilities are rounded to 6 places, which is what their 32 bits hold, relevances to 6
@@ -109,6 +109,6 @@ def snapshot_document(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def stats_document(stats: Stats) -> dict[str, Any]:
-    """Give a collection's figures as JSON; `snapshot` and `recall` are null until there is one."""
+    """Give a collection's figures as JSON; `snapshot`, `recall` and `kept_images` are null where there is none."""
     snapshot = None if stats.snapshot is None else snapshot_document(stats.snapshot)
     return {**asdict(stats), "snapshot": snapshot}

@@ -31,13 +31,11 @@ from clip_search.cli.tables import console, human_bytes
 from clip_search.client import Client
 from clip_search.contents import Image, Item
 from clip_search.errors import ClipSearchError
-from clip_search.results import ItemOutcome, Limits
+from clip_search.pictures import picture_bytes_max
+from clip_search.results import ItemOutcome
 from clip_search.walk import FoundPicture, Source, SourceConflictError, UnusablePath, sources_of, walk
 
 __all__ = ["index"]
-
-# What a message holds beside the picture: id, attributes, framing.
-_MESSAGE_OVERHEAD_BYTES = 64 * 1024
 
 
 @client_command("index")
@@ -51,7 +49,7 @@ def index(settings: Settings, *, paths: tuple[Path, ...]) -> None:
 
     A picture's id is the name of its folder given here and its path below it: `index ~/photos` stores
     ~/photos/2024/beach.jpg as photos/2024/beach.jpg. So indexing again replaces and never adds twice. The attributes
-    `path` (absolute) and `file_name` are stored with it; the picture itself is not.
+    `path` (absolute) and `file_name` are stored with it; the picture itself is not, unless the server keeps pictures.
 
     A picture that cannot be read is reported and passed over. Exits with 0 when every picture is stored, else with 1.
     """
@@ -65,7 +63,7 @@ def index(settings: Settings, *, paths: tuple[Path, ...]) -> None:
         if not total:
             raise CommandError(f"no pictures in {', '.join(map(str, paths))}", code="FILE")
         with _Display(total, as_json=settings.json) as display:
-            run = _Run(client, sources, _picture_bytes_max(limits), display)
+            run = _Run(client, sources, picture_bytes_max(limits), display)
             obstacle = run.complete()
     if settings.json:
         print_document(run.document(complete=obstacle is None))
@@ -80,11 +78,6 @@ def index(settings: Settings, *, paths: tuple[Path, ...]) -> None:
         raise obstacle
     if run.failed:
         raise CommandError(f"{_pictures(run.failed)} could not be stored", code="INCOMPLETE")
-
-
-def _picture_bytes_max(limits: Limits) -> int:
-    """Give the size that a picture may have: a message beyond the server's bound would end the whole stream."""
-    return min(limits.image_bytes_max, limits.message_bytes_max - _MESSAGE_OVERHEAD_BYTES)
 
 
 def _pictures(count: int) -> str:

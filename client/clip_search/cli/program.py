@@ -11,9 +11,8 @@ from typing import Any
 import click
 
 import clip_search
-from clip_search.cli.output import CommandError, print_note, report_error
-from clip_search.cli.settings import SERVER_VARIABLE, Settings, shared_options
-from clip_search.errors import ClipSearchError, InvalidArgumentError, ResourceExhaustedError
+from clip_search.cli.failures import failures_reported
+from clip_search.cli.settings import SERVER_VARIABLE, shared_options
 
 __all__ = ["COMMANDS", "KnownCommand", "main"]
 
@@ -67,40 +66,8 @@ class _Program(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  # click's own type
         """Run the command; report what fails, with the exit code that belongs to it."""
-        settings = ctx.ensure_object(Settings)
-        try:
+        with failures_reported(ctx):
             return super().invoke(ctx)
-        except ClipSearchError as error:
-            _report(error, settings)
-            ctx.exit(1)
-        except CommandError as error:
-            report_error(error.message, as_json=settings.json, code=error.code, **error.facts)
-            ctx.exit(1)
-        except click.UsageError as error:
-            if not settings.json:
-                raise
-            report_error(error.format_message(), as_json=True, code="USAGE")
-            ctx.exit(2)
-        except KeyboardInterrupt:
-            report_error("interrupted", as_json=settings.json, code="INTERRUPTED")
-            ctx.exit(1)
-
-
-def _report(error: ClipSearchError, settings: Settings) -> None:
-    facts: dict[str, Any] = {}
-    if isinstance(error, InvalidArgumentError):
-        facts["violations"] = [{"field": each.field, "description": each.description} for each in error.violations]
-    if isinstance(error, ResourceExhaustedError):
-        facts["retry_after_seconds"] = error.retry_after_seconds
-    report_error(str(error), as_json=settings.json, code=error.code, **facts)
-    if settings.json:
-        return
-    if isinstance(error, InvalidArgumentError):
-        for each in error.violations:
-            if each.description not in str(error):
-                print_note(f"  {each.field}: {each.description}")
-    if isinstance(error, ResourceExhaustedError) and error.retry_after_seconds is not None:
-        print_note(f"  try again in {error.retry_after_seconds:g} s")
 
 
 @click.group(

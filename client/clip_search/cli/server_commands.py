@@ -11,7 +11,7 @@ from clip_search.cli.session import connect
 from clip_search.cli.settings import Settings, client_command, pass_settings
 from clip_search.cli.tables import human_bytes, print_facts
 from clip_search.errors import UnavailableError
-from clip_search.results import ServerInfo, Snapshot, Stats
+from clip_search.results import KeptImages, ServerInfo, Snapshot, Stats
 
 __all__ = ["health", "snapshot", "stats"]
 
@@ -42,7 +42,15 @@ def _stats_facts(figures: Stats) -> Iterator[tuple[str, str]]:
     yield "newest snapshot", "none" if figures.snapshot is None else _snapshot_text(figures.snapshot)
     yield "on disk", human_bytes(figures.disk_bytes)
     yield "in memory", f"about {human_bytes(figures.memory_bytes)}"
+    if figures.kept_images is not None:
+        yield "pictures kept", _kept_text(figures.kept_images)
     yield "space", figures.space_id
+
+
+def _kept_text(kept: KeptImages) -> str:
+    bound = f"at most {human_bytes(kept.bytes_max)} in all collections" if kept.bytes_max else "no further ones"
+    left_out = f"; {kept.left_out:,} left out since the server started" if kept.left_out else ""
+    return f"{kept.images:,}, {human_bytes(kept.bytes)}; {bound}{left_out}"
 
 
 def _snapshot_text(taken: Snapshot) -> str:

@@ -12,7 +12,12 @@ __all__ = ["connect", "read_image"]
 
 def connect(settings: Settings) -> Client:
     """Give a client for the server that the settings name; nothing is sent yet."""
-    return Client(settings.server, collection=settings.collection, timeout_seconds=settings.timeout_seconds)
+    return Client(
+        settings.server,
+        collection=settings.collection,
+        model=settings.model,
+        timeout_seconds=settings.timeout_seconds,
+    )
 
 
 def read_image(path: Path) -> Image:

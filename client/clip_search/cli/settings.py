@@ -26,6 +26,7 @@ class Settings:
 
     server: str = DEFAULT_SERVER
     collection: str = ""
+    model: str = ""
     json: bool = False
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
 
@@ -49,6 +50,11 @@ def _remember_server(ctx: click.Context, param: click.Parameter, value: str | No
 def _remember_collection(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     if value is not None:
         ctx.ensure_object(Settings).collection = value
+
+
+def _remember_model(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Settings).model = value
 
 
 def _remember_json(ctx: click.Context, _param: click.Parameter, value: bool | None) -> None:  # noqa: FBT001  # click's
@@ -83,6 +89,13 @@ def shared_options(*, server_variable: str | None = None) -> list[click.Option]:
             expose_value=False,
             callback=_remember_collection,
             help="Collection, or alias of one, that the command is about.  [default: default]",
+        ),
+        click.Option(
+            ["--model"],
+            metavar="NAME",
+            expose_value=False,
+            callback=_remember_model,
+            help="Model that embeds, of those `health` shows.  [default: the one of the collection]",
         ),
         click.Option(
             ["--json"],

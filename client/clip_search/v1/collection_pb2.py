@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63lip_search/v1/collection.proto\x12\x0e\x63lip_search.v1\"c\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08space_id\x18\x02 \x01(\t\x12\x15\n\rembedding_dim\x18\x03 \x01(\r\x12\r\n\x05items\x18\x04 \x01(\x04\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\"<\n\x17\x43reateCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"J\n\x18\x43reateCollectionResponse\x12.\n\ncollection\x18\x01 \x01(\x0b\x32\x1a.clip_search.v1.Collection\"\x18\n\x16ListCollectionsRequest\"J\n\x17ListCollectionsResponse\x12/\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x1a.clip_search.v1.Collection\"-\n\x17\x44\x65leteCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteCollectionResponse\"4\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_collection\x18\x01 \x01(\t2\x94\x03\n\x11\x43ollectionService\x12\x65\n\x10\x43reateCollection\x12\'.clip_search.v1.CreateCollectionRequest\x1a(.clip_search.v1.CreateCollectionResponse\x12\x62\n\x0fListCollections\x12&.clip_search.v1.ListCollectionsRequest\x1a\'.clip_search.v1.ListCollectionsResponse\x12\x65\n\x10\x44\x65leteCollection\x12\'.clip_search.v1.DeleteCollectionRequest\x1a(.clip_search.v1.DeleteCollectionResponse\x12M\n\x08SetAlias\x12\x1f.clip_search.v1.SetAliasRequest\x1a .clip_search.v1.SetAliasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63lip_search/v1/collection.proto\x12\x0e\x63lip_search.v1\"|\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08space_id\x18\x02 \x01(\t\x12\x15\n\rembedding_dim\x18\x03 \x01(\r\x12\r\n\x05items\x18\x04 \x01(\x04\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\x12\x17\n\x0funusable_reason\x18\x06 \x01(\t\"<\n\x17\x43reateCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"J\n\x18\x43reateCollectionResponse\x12.\n\ncollection\x18\x01 \x01(\x0b\x32\x1a.clip_search.v1.Collection\"\x18\n\x16ListCollectionsRequest\"J\n\x17ListCollectionsResponse\x12/\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x1a.clip_search.v1.Collection\"-\n\x17\x44\x65leteCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteCollectionResponse\"4\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_collection\x18\x01 \x01(\t2\x94\x03\n\x11\x43ollectionService\x12\x65\n\x10\x43reateCollection\x12\'.clip_search.v1.CreateCollectionRequest\x1a(.clip_search.v1.CreateCollectionResponse\x12\x62\n\x0fListCollections\x12&.clip_search.v1.ListCollectionsRequest\x1a\'.clip_search.v1.ListCollectionsResponse\x12\x65\n\x10\x44\x65leteCollection\x12\'.clip_search.v1.DeleteCollectionRequest\x1a(.clip_search.v1.DeleteCollectionResponse\x12M\n\x08SetAlias\x12\x1f.clip_search.v1.SetAliasRequest\x1a .clip_search.v1.SetAliasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,23 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'clip_search.v1.collection_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_COLLECTION']._serialized_start=51
-  _globals['_COLLECTION']._serialized_end=150
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=152
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=212
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=214
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=288
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=290
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=314
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=316
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=390
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=392
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=437
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=439
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=465
-  _globals['_SETALIASREQUEST']._serialized_start=467
-  _globals['_SETALIASREQUEST']._serialized_end=519
-  _globals['_SETALIASRESPONSE']._serialized_start=521
-  _globals['_SETALIASRESPONSE']._serialized_end=568
-  _globals['_COLLECTIONSERVICE']._serialized_start=571
-  _globals['_COLLECTIONSERVICE']._serialized_end=975
+  _globals['_COLLECTION']._serialized_end=175
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=177
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=237
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=239
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=313
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=315
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=339
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=341
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=415
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=417
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=462
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=464
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=490
+  _globals['_SETALIASREQUEST']._serialized_start=492
+  _globals['_SETALIASREQUEST']._serialized_end=544
+  _globals['_SETALIASRESPONSE']._serialized_start=546
+  _globals['_SETALIASRESPONSE']._serialized_end=593
+  _globals['_COLLECTIONSERVICE']._serialized_start=596
+  _globals['_COLLECTIONSERVICE']._serialized_end=1000
 # @@protoc_insertion_point(module_scope)

@@ -29,14 +29,19 @@ class Collection(_message.Message):
     EMBEDDING_DIM_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    UNUSABLE_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     space_id: _builtins.str
     """The space its vectors belong to, fixed at creation."""
     embedding_dim: _builtins.int
-    """Dimension of its vectors."""
+    """Dimension of its vectors; 0 where the server cannot open the collection."""
     items: _builtins.int
     """Items in it."""
+    unusable_reason: _builtins.str
+    """Why it cannot be searched or written to, in words; empty where it can. Where no model of the server is of its space,
+    its items can still be read and deleted.
+    """
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further names that point at it, in byte order."""
@@ -49,10 +54,11 @@ class Collection(_message.Message):
         embedding_dim: _builtins.int = ...,
         items: _builtins.int = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        unusable_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "embedding_dim", b"embedding_dim", "items", b"items", "name", b"name", "space_id", b"space_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "embedding_dim", b"embedding_dim", "items", b"items", "name", b"name", "space_id", b"space_id", "unusable_reason", b"unusable_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,7 +33,9 @@ class UpsertRequest(_message.Message):
     collection: _builtins.str
     """Which collection, or an alias of one; empty means `default`."""
     model: _builtins.str
-    """Which model embeds the contents; empty means the server's default model. It must be of the collection's space."""
+    """Which model embeds the contents; it must be of the collection's space. Empty means the model of that space: the
+    server's default model where it is of that space, else the first that is.
+    """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_item_pb2.Item]:
         """1 to `Limits.items_per_request_max` items."""
@@ -94,7 +96,7 @@ class IngestRequest(_message.Message):
     collection: _builtins.str
     """Which collection; empty means `default`. Only the first message's counts."""
     model: _builtins.str
-    """Which model embeds the contents; empty means the server's default model. Only the first message's counts."""
+    """Which model embeds the contents; empty means the model of the collection's space. Only the first message's counts."""
     index: _builtins.int
     """Chosen by the client and echoed in the answer; the server gives it no meaning."""
     @_builtins.property
@@ -444,6 +446,58 @@ class Thumbnail(_message.Message):
 Global___Thumbnail: _TypeAlias = Thumbnail  # noqa: Y015
 
 @_typing.final
+class GetImageRequest(_message.Message):
+    """Whose picture to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Which collection, or an alias of one; empty means `default`."""
+    id: _builtins.str
+    """The item's id."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetImageRequest: _TypeAlias = GetImageRequest  # noqa: Y015
+
+@_typing.final
+class GetImageResponse(_message.Message):
+    """A kept picture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The picture, byte for byte as it was sent."""
+    media_type: _builtins.str
+    """Such as `image/jpeg`; empty for formats this server does not name."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        media_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "media_type", b"media_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetImageResponse: _TypeAlias = GetImageResponse  # noqa: Y015
+
+@_typing.final
 class GetStatsRequest(_message.Message):
     """Whose figures."""
 
@@ -483,6 +537,7 @@ class GetStatsResponse(_message.Message):
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     RECALL_FIELD_NUMBER: _builtins.int
+    KEPT_IMAGES_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection's own name, after resolving an alias."""
     space_id: _builtins.str
@@ -515,6 +570,10 @@ class GetStatsResponse(_message.Message):
     def recall(self) -> Global___RecallEstimate:
         """How well the approximate index does against exact search on queries it was asked; unset until it was measured."""
 
+    @_builtins.property
+    def kept_images(self) -> Global___KeptImages:
+        """The pictures that are kept; unset when there are none and none will be."""
+
     def __init__(
         self,
         *,
@@ -530,14 +589,49 @@ class GetStatsResponse(_message.Message):
         disk_bytes: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         recall: Global___RecallEstimate | None = ...,
+        kept_images: Global___KeptImages | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recall", b"recall", "snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kept_images", b"kept_images", "recall", b"recall", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "disk_bytes", b"disk_bytes", "distinct_vectors", b"distinct_vectors", "embedding_dim", b"embedding_dim", "items", b"items", "memory_bytes", b"memory_bytes", "recall", b"recall", "segments", b"segments", "sequence", b"sequence", "snapshot", b"snapshot", "space_id", b"space_id", "tail_rows", b"tail_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "disk_bytes", b"disk_bytes", "distinct_vectors", b"distinct_vectors", "embedding_dim", b"embedding_dim", "items", b"items", "kept_images", b"kept_images", "memory_bytes", b"memory_bytes", "recall", b"recall", "segments", b"segments", "sequence", b"sequence", "snapshot", b"snapshot", "space_id", b"space_id", "tail_rows", b"tail_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
+
+@_typing.final
+class KeptImages(_message.Message):
+    """Pictures kept as they were sent, so that a new model can embed them again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_MAX_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    images: _builtins.int
+    """How many there are; items made from equal pictures share one."""
+    bytes: _builtins.int
+    """Their bytes together."""
+    bytes_max: _builtins.int
+    """What the server keeps at most, in bytes, over all its collections; 0 when it keeps no further ones."""
+    left_out: _builtins.int
+    """Items stored since the server's start whose picture was not kept because that was reached."""
+    def __init__(
+        self,
+        *,
+        images: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        bytes_max: _builtins.int = ...,
+        left_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "bytes_max", b"bytes_max", "images", b"images", "left_out", b"left_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptImages: _TypeAlias = KeptImages  # noqa: Y015
 
 @_typing.final
 class SegmentStats(_message.Message):

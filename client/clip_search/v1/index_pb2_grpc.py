@@ -72,6 +72,11 @@ class IndexServiceStub:
                 request_serializer=clip__search_dot_v1_dot_index__pb2.GetThumbnailsRequest.SerializeToString,
                 response_deserializer=clip__search_dot_v1_dot_index__pb2.GetThumbnailsResponse.FromString,
                 _registered_method=True)
+        self.GetImage = channel.unary_unary(
+                '/clip_search.v1.IndexService/GetImage',
+                request_serializer=clip__search_dot_v1_dot_index__pb2.GetImageRequest.SerializeToString,
+                response_deserializer=clip__search_dot_v1_dot_index__pb2.GetImageResponse.FromString,
+                _registered_method=True)
         self.GetStats = channel.unary_unary(
                 '/clip_search.v1.IndexService/GetStats',
                 request_serializer=clip__search_dot_v1_dot_index__pb2.GetStatsRequest.SerializeToString,
@@ -100,9 +105,9 @@ class IndexServiceServicer:
         twice in one request, the last wins.
 
         Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-        FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full, or
-        items arrive faster than they can be indexed; nothing was stored, and google.rpc.RetryInfo and the trailer
-        `grpc-retry-pushback-ms` say when to try again).
+        FAILED_PRECONDITION (the model is of another space than the collection, or no model is of its space),
+        RESOURCE_EXHAUSTED (the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
+        google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,6 +162,15 @@ class IndexServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetImage(self, request, context):
+        """Reads the picture that an item was made from, where the server keeps pictures (`serve --keep-images`).
+        NOT_FOUND when there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
+        server kept none or had no more room.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStats(self, request, context):
         """Tells how large a collection is and what it is made of.
         """
@@ -204,6 +218,11 @@ def add_IndexServiceServicer_to_server(servicer, server):
                     servicer.GetThumbnails,
                     request_deserializer=clip__search_dot_v1_dot_index__pb2.GetThumbnailsRequest.FromString,
                     response_serializer=clip__search_dot_v1_dot_index__pb2.GetThumbnailsResponse.SerializeToString,
+            ),
+            'GetImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImage,
+                    request_deserializer=clip__search_dot_v1_dot_index__pb2.GetImageRequest.FromString,
+                    response_serializer=clip__search_dot_v1_dot_index__pb2.GetImageResponse.SerializeToString,
             ),
             'GetStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStats,
@@ -386,6 +405,33 @@ class IndexService:
             '/clip_search.v1.IndexService/GetThumbnails',
             clip__search_dot_v1_dot_index__pb2.GetThumbnailsRequest.SerializeToString,
             clip__search_dot_v1_dot_index__pb2.GetThumbnailsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clip_search.v1.IndexService/GetImage',
+            clip__search_dot_v1_dot_index__pb2.GetImageRequest.SerializeToString,
+            clip__search_dot_v1_dot_index__pb2.GetImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,9 +46,9 @@ class IndexServiceStub:
     twice in one request, the last wins.
 
     Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-    FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full, or
-    items arrive faster than they can be indexed; nothing was stored, and google.rpc.RetryInfo and the trailer
-    `grpc-retry-pushback-ms` say when to try again).
+    FAILED_PRECONDITION (the model is of another space than the collection, or no model is of its space),
+    RESOURCE_EXHAUSTED (the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
+    google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
     """
     Ingest: _grpc.StreamStreamMultiCallable[_index_pb2.IngestRequest, _index_pb2.IngestResponse]
     """Stores a stream of items of any length, answering each once it is durable, in any order. Of the same id, the last
@@ -79,6 +79,11 @@ class IndexServiceStub:
     """Reads the thumbnails that were stored with items, by their sender or by the server itself.
     INVALID_ARGUMENT when no or too many ids are given.
     """
+    GetImage: _grpc.UnaryUnaryMultiCallable[_index_pb2.GetImageRequest, _index_pb2.GetImageResponse]
+    """Reads the picture that an item was made from, where the server keeps pictures (`serve --keep-images`).
+    NOT_FOUND when there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
+    server kept none or had no more room.
+    """
     GetStats: _grpc.UnaryUnaryMultiCallable[_index_pb2.GetStatsRequest, _index_pb2.GetStatsResponse]
     """Tells how large a collection is and what it is made of."""
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_index_pb2.CreateSnapshotRequest, _index_pb2.CreateSnapshotResponse]
@@ -104,9 +109,9 @@ class IndexServiceAsyncStub(IndexServiceStub):
     twice in one request, the last wins.
 
     Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-    FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full, or
-    items arrive faster than they can be indexed; nothing was stored, and google.rpc.RetryInfo and the trailer
-    `grpc-retry-pushback-ms` say when to try again).
+    FAILED_PRECONDITION (the model is of another space than the collection, or no model is of its space),
+    RESOURCE_EXHAUSTED (the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
+    google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
     """
     Ingest: _aio.StreamStreamMultiCallable[_index_pb2.IngestRequest, _index_pb2.IngestResponse]  # type: ignore[assignment]
     """Stores a stream of items of any length, answering each once it is durable, in any order. Of the same id, the last
@@ -137,6 +142,11 @@ class IndexServiceAsyncStub(IndexServiceStub):
     """Reads the thumbnails that were stored with items, by their sender or by the server itself.
     INVALID_ARGUMENT when no or too many ids are given.
     """
+    GetImage: _aio.UnaryUnaryMultiCallable[_index_pb2.GetImageRequest, _index_pb2.GetImageResponse]  # type: ignore[assignment]
+    """Reads the picture that an item was made from, where the server keeps pictures (`serve --keep-images`).
+    NOT_FOUND when there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
+    server kept none or had no more room.
+    """
     GetStats: _aio.UnaryUnaryMultiCallable[_index_pb2.GetStatsRequest, _index_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Tells how large a collection is and what it is made of."""
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_index_pb2.CreateSnapshotRequest, _index_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
@@ -165,9 +175,9 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         twice in one request, the last wins.
 
         Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-        FAILED_PRECONDITION (the model is of another space than the collection), RESOURCE_EXHAUSTED (the queue is full, or
-        items arrive faster than they can be indexed; nothing was stored, and google.rpc.RetryInfo and the trailer
-        `grpc-retry-pushback-ms` say when to try again).
+        FAILED_PRECONDITION (the model is of another space than the collection, or no model is of its space),
+        RESOURCE_EXHAUSTED (the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
+        google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
         """
 
     @_abc_1.abstractmethod
@@ -227,6 +237,17 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_index_pb2.GetThumbnailsResponse, _abc.Awaitable[_index_pb2.GetThumbnailsResponse]]:
         """Reads the thumbnails that were stored with items, by their sender or by the server itself.
         INVALID_ARGUMENT when no or too many ids are given.
+        """
+
+    @_abc_1.abstractmethod
+    def GetImage(
+        self,
+        request: _index_pb2.GetImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_index_pb2.GetImageResponse, _abc.Awaitable[_index_pb2.GetImageResponse]]:
+        """Reads the picture that an item was made from, where the server keeps pictures (`serve --keep-images`).
+        NOT_FOUND when there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
+        server kept none or had no more room.
         """
 
     @_abc_1.abstractmethod

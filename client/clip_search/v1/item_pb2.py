@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63lip_search/v1/item.proto\x12\x0e\x63lip_search.v1\x1a\x1c\x63lip_search/v1/content.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xea\x01\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x17.clip_search.v1.Content\x12\x38\n\nattributes\x18\x03 \x03(\x0b\x32$.clip_search.v1.Item.AttributesEntry\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x11\n\tthumbnail\x18\x05 \x01(\x0c\x1aQ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.clip_search.v1.AttributeValue:\x02\x38\x01\"\xe3\x01\n\x0e\x41ttributeValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x16\n\x0c\x64ouble_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x12\x35\n\x0ftimestamp_value\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x37\n\x11string_list_value\x18\x06 \x01(\x0b\x32\x1a.clip_search.v1.StringListH\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x8a\x02\n\nStoredItem\x12\n\n\x02id\x18\x01 \x01(\t\x12>\n\nattributes\x18\x02 \x03(\x0b\x32*.clip_search.v1.StoredItem.AttributesEntry\x12\x0c\n\x04text\x18\x03 \x01(\t\x12&\n\x06vector\x18\x04 \x01(\x0b\x32\x16.clip_search.v1.Vector\x12\x15\n\rhas_thumbnail\x18\x05 \x01(\x08\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x1aQ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.clip_search.v1.AttributeValue:\x02\x38\x01\"\x81\x01\n\nItemResult\x12\r\n\x05index\x18\x01 \x01(\x04\x12\n\n\x02id\x18\x02 \x01(\t\x12(\n\x06stored\x18\x03 \x01(\x0b\x32\x16.clip_search.v1.StoredH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\",\n\x06Stored\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08replaced\x18\x02 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63lip_search/v1/item.proto\x12\x0e\x63lip_search.v1\x1a\x1c\x63lip_search/v1/content.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xea\x01\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x17.clip_search.v1.Content\x12\x38\n\nattributes\x18\x03 \x03(\x0b\x32$.clip_search.v1.Item.AttributesEntry\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x11\n\tthumbnail\x18\x05 \x01(\x0c\x1aQ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.clip_search.v1.AttributeValue:\x02\x38\x01\"\xe3\x01\n\x0e\x41ttributeValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x16\n\x0c\x64ouble_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x12\x35\n\x0ftimestamp_value\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x37\n\x11string_list_value\x18\x06 \x01(\x0b\x32\x1a.clip_search.v1.StringListH\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\xa2\x02\n\nStoredItem\x12\n\n\x02id\x18\x01 \x01(\t\x12>\n\nattributes\x18\x02 \x03(\x0b\x32*.clip_search.v1.StoredItem.AttributesEntry\x12\x0c\n\x04text\x18\x03 \x01(\t\x12&\n\x06vector\x18\x04 \x01(\x0b\x32\x16.clip_search.v1.Vector\x12\x15\n\rhas_thumbnail\x18\x05 \x01(\x08\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\x16\n\x0e\x63ontent_digest\x18\x07 \x01(\x0c\x1aQ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.clip_search.v1.AttributeValue:\x02\x38\x01\"\x81\x01\n\nItemResult\x12\r\n\x05index\x18\x01 \x01(\x04\x12\n\n\x02id\x18\x02 \x01(\t\x12(\n\x06stored\x18\x03 \x01(\x0b\x32\x16.clip_search.v1.StoredH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\",\n\x06Stored\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08replaced\x18\x02 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,11 +47,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STRINGLIST']._serialized_start=600
   _globals['_STRINGLIST']._serialized_end=628
   _globals['_STOREDITEM']._serialized_start=631
-  _globals['_STOREDITEM']._serialized_end=897
+  _globals['_STOREDITEM']._serialized_end=921
   _globals['_STOREDITEM_ATTRIBUTESENTRY']._serialized_start=287
   _globals['_STOREDITEM_ATTRIBUTESENTRY']._serialized_end=368
-  _globals['_ITEMRESULT']._serialized_start=900
-  _globals['_ITEMRESULT']._serialized_end=1029
-  _globals['_STORED']._serialized_start=1031
-  _globals['_STORED']._serialized_end=1075
+  _globals['_ITEMRESULT']._serialized_start=924
+  _globals['_ITEMRESULT']._serialized_end=1053
+  _globals['_STORED']._serialized_start=1055
+  _globals['_STORED']._serialized_end=1099
 # @@protoc_insertion_point(module_scope)

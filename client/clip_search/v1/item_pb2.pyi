@@ -63,8 +63,9 @@ class Item(_message.Message):
     """
     thumbnail: _builtins.bytes
     """A small encoded picture that `IndexService.GetThumbnails` gives back byte for byte: PNG, JPEG or WebP, at most
-    `Limits.thumbnail_bytes_max` bytes. The server stores no other copy of an image. A server that makes thumbnails
-    (`serve --thumbnails`) makes one of an image where this is empty, and keeps it where `content` is unset.
+    `Limits.thumbnail_bytes_max` bytes. Other copies of an image are stored by `serve --keep-images` alone. A server
+    that makes thumbnails (`serve --thumbnails`) makes one of an image where this is empty, and keeps it where `content`
+    is unset.
     """
     @_builtins.property
     def content(self) -> _content_pb2.Content:
@@ -202,6 +203,7 @@ class StoredItem(_message.Message):
     VECTOR_FIELD_NUMBER: _builtins.int
     HAS_THUMBNAIL_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id it was stored under."""
     text: _builtins.str
@@ -210,6 +212,11 @@ class StoredItem(_message.Message):
     """True when `IndexService.GetThumbnails` has a picture for it."""
     sequence: _builtins.int
     """The sequence number of the write that stored this version of it."""
+    content_digest: _builtins.bytes
+    """Tells contents apart: equal for items made from the same text or the same bytes of a picture, whatever the model.
+    SHA-256 of `image`, a zero byte and the bytes of the picture, or of `text`, a zero byte and the text in UTF-8. Of
+    items made from vectors nothing can be said: it may be empty.
+    """
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, Global___AttributeValue]:
         """Its attributes."""
@@ -227,10 +234,11 @@ class StoredItem(_message.Message):
         vector: _content_pb2.Vector | None = ...,
         has_thumbnail: _builtins.bool = ...,
         sequence: _builtins.int = ...,
+        content_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "has_thumbnail", b"has_thumbnail", "id", b"id", "sequence", b"sequence", "text", b"text", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "content_digest", b"content_digest", "has_thumbnail", b"has_thumbnail", "id", b"id", "sequence", b"sequence", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

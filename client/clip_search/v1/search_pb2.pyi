@@ -94,7 +94,10 @@ class SearchRequest(_message.Message):
     collection: _builtins.str
     """Which collection, or an alias of one; empty means `default`."""
     model: _builtins.str
-    """Which model embeds the parts; empty means the server's default model. It must be of the collection's space."""
+    """Which model embeds the parts; it must be of the collection's space. Empty means the model of that space: the
+    server's default model where it is of that space, else the first that is. So an alias that moves to a collection of
+    another model needs no change in clients.
+    """
     limit: _builtins.int
     """How many hits to give at most. 0 means 10; at most `Limits.search_limit_max`. Fewer come only when fewer match."""
     offset: _builtins.int
@@ -295,7 +298,7 @@ class ClassifyRequest(_message.Message):
     collection: _builtins.str
     """Which collection an `item_id` is looked up in; empty means `default`. Not used otherwise."""
     model: _builtins.str
-    """Which model; empty means the server's default model."""
+    """Which model; empty means the server's default model, or for an `item_id` the model of the collection's space."""
     @_builtins.property
     def image(self) -> _content_pb2.Content:
         """The picture. A vector or item id of the model's space works too; a text is INVALID_ARGUMENT."""

@@ -41,7 +41,7 @@ class SearchServiceStub:
 
     Errors: INVALID_ARGUMENT (a bad part, parts that cancel out to zero, a limit out of range, a bad filter), NOT_FOUND
     (unknown collection, model or item id), FAILED_PRECONDITION (the collection belongs to another space than the model,
-    or has not reached `at_least_sequence`), UNIMPLEMENTED (a filter or ranking this server does not offer),
+    no model is of its space, or it has not reached `at_least_sequence`), UNIMPLEMENTED (a filter or ranking this server does not offer),
     RESOURCE_EXHAUSTED (the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try
     again), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
     """
@@ -66,7 +66,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
 
     Errors: INVALID_ARGUMENT (a bad part, parts that cancel out to zero, a limit out of range, a bad filter), NOT_FOUND
     (unknown collection, model or item id), FAILED_PRECONDITION (the collection belongs to another space than the model,
-    or has not reached `at_least_sequence`), UNIMPLEMENTED (a filter or ranking this server does not offer),
+    no model is of its space, or it has not reached `at_least_sequence`), UNIMPLEMENTED (a filter or ranking this server does not offer),
     RESOURCE_EXHAUSTED (the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try
     again), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
     """
@@ -94,7 +94,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (a bad part, parts that cancel out to zero, a limit out of range, a bad filter), NOT_FOUND
         (unknown collection, model or item id), FAILED_PRECONDITION (the collection belongs to another space than the model,
-        or has not reached `at_least_sequence`), UNIMPLEMENTED (a filter or ranking this server does not offer),
+        no model is of its space, or it has not reached `at_least_sequence`), UNIMPLEMENTED (a filter or ranking this server does not offer),
         RESOURCE_EXHAUSTED (the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try
         again), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
         """

@@ -31,9 +31,11 @@ What happens to a write, and which file it lives in:
 
 Around collections, and while no server runs:
 
+    kept_images.py   the pictures that items were made from, for a new model to embed (file: image_file.py)
     data_folder.py   collections' folders and their catalog (catalog_file.py), whole after any crash
     backup.py        whole copies of a data folder, and restore.py back again
-    check.py         finds damage without changing a byte (check_collection.py; findings.py is what comes out)
+    check.py         finds damage without changing a byte (check_collection.py, check_images.py; findings.py is what
+                     comes out)
     rebuild.py       segments anew from the store, a catalog anew from the folders; compaction.py: a smaller store
     migrations.py    from older formats to the present one
     offline.py       reads that leave no trace; checked_json.py: small files that carry their own digest
@@ -54,6 +56,7 @@ The folder of a collection:
 
     lock                    held by the process that has it open (lock.py)
     store.sqlite3, -wal     the truth (tables: schema.py)
+    images.sqlite3, -wal    kept pictures, if any (tables: image_file.py); nothing else depends on them
     segments/NAME.*         written once when a segment is sealed (formats: segment_files.py)
     generations/N.json      small manifests, the two newest kept (format: generations.py)
 
@@ -82,6 +85,7 @@ from clip_search_server.index.filters import (
     OneOf,
     Range,
 )
+from clip_search_server.index.kept_images import ImageBudget, KeptImages, KeptImagesStats
 from clip_search_server.index.settings import EngineChoice, IndexSettings
 from clip_search_server.index.types import (
     CollectionStats,
@@ -119,7 +123,10 @@ __all__ = [
     "Found",
     "Generation",
     "Hit",
+    "ImageBudget",
     "IndexSettings",
+    "KeptImages",
+    "KeptImagesStats",
     "Neighbour",
     "Not",
     "OneOf",

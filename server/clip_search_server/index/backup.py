@@ -7,6 +7,7 @@
     collections/NAME/store.sqlite3   a copy made by SQLite of one committed state, log included
     collections/NAME/segments/*      the files of the newest whole generation
     collections/NAME/generations/*   that generation's manifest
+    collections/NAME/images.sqlite3  a copy of the kept pictures, where there are any, made after the store's
 
 The body of backup.json:
 
@@ -16,14 +17,15 @@ The body of backup.json:
 
 The generation is read before the store is copied, so the store is never behind it, also while a server goes on writing.
 Files of segments are opened before any is copied: what is open stays readable when the server removes its name. A page
-of the store that fails its checksum ends the backup; damaged segments are left out, since they can be built again.
+of the store that fails its checksum ends the backup; damaged segments are left out, since they can be built again, and
+so are damaged pictures, since all else does without.
 """
 
 import contextlib
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +41,7 @@ from clip_search_server.index.damage import Report
 from clip_search_server.index.entries import KINDS, FileEntry
 from clip_search_server.index.files import make_folder, publish_folder, sha256_of, sync_folder, sync_tree
 from clip_search_server.index.generations import Generations, Manifest
+from clip_search_server.index.image_file import images_path
 from clip_search_server.index.lock import FolderLock
 from clip_search_server.index.offline import collections_of, connect_quietly, require_data_folder
 from clip_search_server.index.schema import Identity, read_identity, store_path
@@ -155,7 +158,11 @@ class _CollectionCopy:
                 locks.enter_context(FolderLock(self._source, shared=True))
             make_folder(self._target)
             self._copy_generation()
-            return self._copy_store()
+            figures = self._copy_store()
+            # Afterwards, because pictures come before their items: the copy lacks none but of items deleted meanwhile.
+            if images_path(self._source).exists():
+                self._copy_images()
+            return figures
 
     def _copy_generation(self) -> None:
         for _ in range(_TRIES):
@@ -199,25 +206,37 @@ class _CollectionCopy:
         shutil.copyfile(self._generations.path(manifest.number), target.path(manifest.number))
 
     def _copy_store(self) -> dict[str, int]:
-        store, target = store_path(self._source), store_path(self._target)
+        return self._copy_database(store_path(self._source), store_path(self._target), _figures_of)
+
+    def _copy_images(self) -> None:
         try:
-            source = page_checksums.connect(store) if self._online else connect_quietly(store)
+            self._copy_database(images_path(self._source), images_path(self._target))
+        except DataLossError as error:
+            self._report(f"{error}; the kept pictures are left out")
+            images_path(self._target).unlink(missing_ok=True)
+
+    def _copy_database(
+        self, path: Path, target: Path, read: Callable[[apsw.Connection], dict[str, int]] = lambda _: {}
+    ) -> dict[str, int]:
+        """Copy one committed state of a SQLite file, and return what `read` finds in it."""
+        try:
+            source = page_checksums.connect(path) if self._online else connect_quietly(path)
             try:
                 source.set_busy_timeout(5000)
                 source.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 source.execute("BEGIN")  # All pages are of one moment, whatever a server writes meanwhile.
-                figures = _figures_of(source)
+                figures = read(source)
                 with _new_database(target) as copy, copy.backup("main", source, "main") as work:
                     while not work.done:
                         work.step(_PAGES_AT_ONCE)
-                        self._report(f"{store}: {work.page_count - work.remaining} of {work.page_count} pages")
+                        self._report(f"{path}: {work.page_count - work.remaining} of {work.page_count} pages")
             finally:
                 source.close()
         except apsw.Error as error:
             if page_checksums.is_damage(error):
                 reason = page_checksums.describe(error)
-                raise DataLossError(f"{store} is damaged ({reason}); run clip-search check") from error
-            raise UnavailableError(f"{store} could not be copied ({error})") from error
+                raise DataLossError(f"{path} is damaged ({reason}); run clip-search check") from error
+            raise UnavailableError(f"{path} could not be copied ({error})") from error
         return figures
 
 

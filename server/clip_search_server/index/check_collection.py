@@ -8,6 +8,7 @@ What is looked at, each finding naming the file or item:
     generations  digests, formats, and that the store has come as far as they say
     segments     size and SHA-256 of every file; labels, ids and vectors equal to the store's
     graphs       recall against exact search, asked for points between two items
+    pictures     those that are kept, see check_images.py
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import numpy as np
 
 from clip_search_server.errors import ClipSearchError, DataLossError, FailedPreconditionError
 from clip_search_server.index import page_checksums
+from clip_search_server.index.check_images import check_images
 from clip_search_server.index.damage import Report
 from clip_search_server.index.derived import find_damage
 from clip_search_server.index.engines import EngineMissingError, engine_named
@@ -83,6 +85,7 @@ class CollectionCheck:
             self._result.add(self._store, error, "use the release or installation that wrote it")
             return
         self._check_store()
+        check_images(self._folder, self._result, self._report)
         manifests = self._check_generations(identity)
         parts = self._load_parts(identity, manifests)
         reader = QuietReader(self._store, dim=identity.dim)

@@ -29,6 +29,8 @@ class Record:
         thumbnail: a small encoded picture, or ``b""``. None keeps the present one where the vector is kept too.
         content_digest: SHA-256 of the content the vector was made from, or ``b""``; kept with the vector where that
             is None.
+        image: the encoded picture that the digest is of, where it is to be kept (kept_images.py), or ``b""``; the store
+            itself does not take it.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Record:
     text: str = ""
     thumbnail: bytes | None = b""
     content_digest: bytes = b""
+    image: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

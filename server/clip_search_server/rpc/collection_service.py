@@ -54,4 +54,5 @@ def _message(info: CollectionInfo) -> collection_pb2.Collection:
         embedding_dim=info.dim if info.damage is None else 0,
         items=info.items,
         aliases=info.aliases,
+        unusable_reason=info.unusable or "",
     )

@@ -11,7 +11,7 @@ from clip_search.v1 import content_pb2, index_pb2, item_pb2, search_pb2
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.encoder import Vector
 from clip_search_server.errors import ClipSearchError, InvalidArgumentError
-from clip_search_server.index import Filter, Generation, Hit, Ranking, RecallEstimate, StoredItem
+from clip_search_server.index import Filter, Generation, Hit, KeptImagesStats, Ranking, RecallEstimate, StoredItem
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.convert_attributes import attribute_from, attribute_messages
 from clip_search_server.rpc.convert_filter import filter_from
@@ -27,6 +27,7 @@ __all__ = [
     "hit_message",
     "item_from",
     "item_result_message",
+    "kept_images_message",
     "optional_filter_from",
     "query_from",
     "recall_message",
@@ -146,6 +147,7 @@ def stored_item_message(item: StoredItem, *, include_vector: bool) -> item_pb2.S
         vector=vector_message(item.vector) if include_vector else None,
         has_thumbnail=item.has_thumbnail,
         sequence=item.sequence,
+        content_digest=item.content_digest,
     )
 
 
@@ -183,3 +185,10 @@ def generation_message(generation: Generation) -> index_pb2.SnapshotInfo:
 def recall_message(estimate: RecallEstimate) -> index_pb2.RecallEstimate:
     """Return the message of a recall estimate."""
     return index_pb2.RecallEstimate(recall=estimate.recall, queries=estimate.query_count)
+
+
+def kept_images_message(stats: KeptImagesStats) -> index_pb2.KeptImages:
+    """Return the message of what pictures are kept."""
+    return index_pb2.KeptImages(
+        images=stats.images, bytes=stats.bytes, bytes_max=stats.bytes_max, left_out=stats.left_out
+    )

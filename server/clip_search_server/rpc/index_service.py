@@ -24,6 +24,7 @@ from clip_search_server.rpc.convert import (
     generation_message,
     item_from,
     item_result_message,
+    kept_images_message,
     optional_filter_from,
     recall_message,
     stored_item_message,
@@ -33,7 +34,7 @@ from clip_search_server.rpc.convert_filter import filter_from
 from clip_search_server.rpc.pieces import in_pieces
 from clip_search_server.search.catalog import Catalog
 from clip_search_server.search.concurrency import run_together
-from clip_search_server.search.ingest import Ingest, Item, ItemOutcome, upsert_items
+from clip_search_server.search.ingest import Ingest, Item, ItemOutcome, check_id, upsert_items
 
 __all__ = ["IndexService"]
 
@@ -41,7 +42,15 @@ _PAGE_SIZE_DEFAULT = 100
 #: Answers of one stream that may wait for the client to read them.
 _ANSWERS_WAITING_MAX = 256
 _NOT_GIVEN_OUT = "is none that ListItems gave out."
-_MEDIA_TYPES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"RIFF", "image/webp"))
+_MEDIA_TYPES = (
+    (b"\x89PNG", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"RIFF", "image/webp"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+)
 
 T = TypeVar("T")
 
@@ -214,10 +223,16 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             ]
         )
 
+    async def GetImage(self, request: index_pb2.GetImageRequest, context: _Context) -> index_pb2.GetImageResponse:
+        """Read the picture that an item was made from."""
+        check_id(request.id, "id", self._limits)
+        data = await self._catalog.collection(request.collection).image(request.id)
+        return index_pb2.GetImageResponse(data=data, media_type=_media_type(data))
+
     async def GetStats(self, request: index_pb2.GetStatsRequest, context: _Context) -> index_pb2.GetStatsResponse:
         """Tell how large a collection is and what it is made of."""
         collection = self._catalog.collection(request.collection)
-        stats = await collection.stats()
+        stats, images = await collection.stats(), collection.kept_images
         return index_pb2.GetStatsResponse(
             collection=collection.name,
             space_id=collection.space_id,
@@ -239,6 +254,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             disk_bytes=stats.disk_bytes,
             memory_bytes=stats.memory_bytes,
             recall=recall_message(stats.recall) if stats.recall else None,
+            kept_images=kept_images_message(images) if images else None,
         )
 
     async def CreateSnapshot(

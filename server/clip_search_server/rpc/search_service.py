@@ -11,6 +11,7 @@ from clip_search_server.rpc.convert import content_from, hit_message, query_from
 from clip_search_server.rpc.pieces import in_pieces
 from clip_search_server.search.catalog import Catalog
 from clip_search_server.search.classification import classify
+from clip_search_server.search.collection import AsyncCollection
 from clip_search_server.search.query import search
 
 __all__ = ["SearchService"]
@@ -39,9 +40,13 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         self, request: search_pb2.ClassifyRequest, context: aio.ServicerContext[Any, Any]
     ) -> search_pb2.ClassifyResponse:
         """Tell how well each label fits a picture."""
-        collection, encoder = self._catalog.pair(request.collection, request.model)
         if not request.HasField("image"):
             raise InvalidArgumentError("image", "is unset; send an image, a vector or an item id.")
+        collection: AsyncCollection | None = None
+        if request.image.HasField("item_id"):
+            collection, encoder = self._catalog.pair(request.collection, request.model)
+        else:
+            encoder = self._catalog.model(request.model)
         result = await classify(
             content_from(request.image, "image"),
             request.labels,

@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -47,7 +47,8 @@ from clip_search_server.rpc.interceptor import RequestInterceptor
 from clip_search_server.rpc.open_calls import OpenCalls
 from clip_search_server.rpc.search_service import SearchService
 from clip_search_server.rpc.server_service import ServerService
-from clip_search_server.search.catalog import DEFAULT_NAME, Catalog
+from clip_search_server.search.catalog import Catalog
+from clip_search_server.search.models import Models
 from clip_search_server.search.snapshots import snapshot_all, snapshot_regularly
 
 __all__ = ["ServerOptions", "serve"]
@@ -62,9 +63,14 @@ _API: tuple[ModuleType, ...] = (collection_pb2, embedding_pb2, index_pb2, search
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """What an operator decides."""
+    """What an operator decides.
 
-    bundle: Path
+    Attributes:
+        bundles: the folder of each model by its name; the first is the default one.
+        keep_images_bytes: pictures that are kept for a later model, in bytes; 0 for none.
+    """
+
+    bundles: Mapping[str, Path]
     data: Path
     listen: str
     device: DeviceChoice
@@ -76,6 +82,7 @@ class ServerOptions:
     limits: Limits
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     thumbnails: ThumbnailSettings | None = None
+    keep_images_bytes: int = 0
 
 
 async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None:
@@ -92,11 +99,10 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
     calls = OpenCalls(options.limits)
     server = _make_server(options.limits, RequestInterceptor(calls))
     address = _bind(server, options)
-    bundle = await asyncio.to_thread(Bundle.open, options.bundle)
-    catalog = await _open_catalog(bundle, options)
+    catalog = await _open_catalog(options)
     background = [asyncio.create_task(snapshot_regularly(catalog, options.snapshot_interval_seconds))]
     try:
-        health_service = _add_services(server, bundle, catalog, options.limits, calls)
+        health_service = _add_services(server, catalog, options.limits, calls)
         await server.start()
         await _set_serving(health_service)
         announce(address)
@@ -172,19 +178,38 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-async def _open_catalog(bundle: Bundle, options: ServerOptions) -> Catalog:
-    encoder = await asyncio.to_thread(_open_encoder, bundle, options)
+async def _open_catalog(options: ServerOptions) -> Catalog:
+    encoders: dict[str, Encoder] = {}
     try:
-        await encoder.warm_up()
+        for name, folder in options.bundles.items():
+            encoders[name] = await asyncio.to_thread(_open_encoder, name, folder, options)
+            await encoders[name].warm_up()
+        for names in Models(encoders).shared_spaces():
+            _LOG.warning("models %s are of one space; requests that name no model take the first", " and ".join(names))
         return await Catalog.open(
-            {DEFAULT_NAME: encoder}, options.data, options.index, collections_max=options.limits.collections_max
+            encoders,
+            options.data,
+            options.index,
+            collections_max=options.limits.collections_max,
+            keep_images_bytes=options.keep_images_bytes,
         )
     except BaseException:
-        await encoder.close()
+        for encoder in encoders.values():
+            await encoder.close()
         raise
 
 
-def _open_encoder(bundle: Bundle, options: ServerOptions) -> Encoder:
+def _open_encoder(name: str, folder: Path, options: ServerOptions) -> Encoder:
+    try:
+        bundle = Bundle.open(folder)
+        return _load_encoder(name, bundle, options)
+    except FailedPreconditionError as error:
+        if len(options.bundles) == 1:
+            raise
+        raise type(error)(f"--bundle {name}={folder}: {error}") from error
+
+
+def _load_encoder(name: str, bundle: Bundle, options: ServerOptions) -> Encoder:
     encoder = Encoder.open(
         bundle,
         options.limits,
@@ -194,7 +219,8 @@ def _open_encoder(bundle: Bundle, options: ServerOptions) -> Encoder:
         thumbnails=options.thumbnails,
     )
     _LOG.info(
-        "model %s, %s (%s), on %s (%s)",
+        "model %s: %s, %s (%s), on %s (%s)",
+        name,
         bundle.manifest.model.source,
         encoder.precision.name,
         encoder.precision.reason,
@@ -211,15 +237,12 @@ def _open_encoder(bundle: Bundle, options: ServerOptions) -> Encoder:
     return encoder
 
 
-def _add_services(
-    server: aio.Server, bundle: Bundle, catalog: Catalog, limits: Limits, calls: OpenCalls
-) -> health.aio.HealthServicer:
-    encoder = catalog.model(DEFAULT_NAME)
+def _add_services(server: aio.Server, catalog: Catalog, limits: Limits, calls: OpenCalls) -> health.aio.HealthServicer:
     collection_pb2_grpc.add_CollectionServiceServicer_to_server(CollectionService(catalog), server)
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(catalog, limits), server)
     index_pb2_grpc.add_IndexServiceServicer_to_server(IndexService(catalog, limits, calls.draining), server)
     search_pb2_grpc.add_SearchServiceServicer_to_server(SearchService(catalog, limits), server)
-    server_pb2_grpc.add_ServerServiceServicer_to_server(ServerService(bundle, encoder, limits), server)
+    server_pb2_grpc.add_ServerServiceServicer_to_server(ServerService(catalog.models, limits), server)
     health_service = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection([*_service_names(), health.SERVICE_NAME, reflection.SERVICE_NAME], server)

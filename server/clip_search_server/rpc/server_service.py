@@ -9,10 +9,10 @@ from typing import Any
 from grpc import aio
 
 from clip_search.v1 import server_pb2, server_pb2_grpc
-from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.encoder import Encoder
+from clip_search_server.encoder.sessions import Device
 from clip_search_server.limits import Limits
-from clip_search_server.search.catalog import DEFAULT_NAME
+from clip_search_server.search.models import Models
 
 __all__ = ["ServerService"]
 
@@ -20,11 +20,14 @@ __all__ = ["ServerService"]
 class ServerService(server_pb2_grpc.ServerServiceServicer):
     """Describes the server."""
 
-    def __init__(self, bundle: Bundle, encoder: Encoder, limits: Limits) -> None:
+    def __init__(self, models: Models, limits: Limits) -> None:
+        devices = {encoder.device.name: encoder.device for encoder in models.values()}
         self._info = server_pb2.GetServerInfoResponse(
             version=metadata.version("clip-search"),
-            models=[_model_info(bundle, encoder)],
-            devices=[_device_info(encoder)],
+            models=[
+                _model_info(name, encoder, is_default=name == models.default_name) for name, encoder in models.items()
+            ],
+            devices=[_device_info(device) for device in devices.values()],
             limits=server_pb2.Limits(**dataclasses.asdict(limits)),
         )
 
@@ -35,10 +38,10 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         return self._info
 
 
-def _model_info(bundle: Bundle, encoder: Encoder) -> server_pb2.ModelInfo:
-    manifest = bundle.manifest
+def _model_info(name: str, encoder: Encoder, *, is_default: bool) -> server_pb2.ModelInfo:
+    manifest = encoder.manifest
     return server_pb2.ModelInfo(
-        name=DEFAULT_NAME,
+        name=name,
         space_id=manifest.space_id,
         source=manifest.model.source,
         revision=manifest.model.revision or "",
@@ -49,11 +52,11 @@ def _model_info(bundle: Bundle, encoder: Encoder) -> server_pb2.ModelInfo:
         precision=encoder.precision.name,
         execution_provider=encoder.device.provider,
         bundle_digest=manifest.bundle_digest(),
-        is_default=True,
+        is_default=is_default,
     )
 
 
-def _device_info(encoder: Encoder) -> server_pb2.DeviceInfo:
+def _device_info(device: Device) -> server_pb2.DeviceInfo:
     return server_pb2.DeviceInfo(
-        name=encoder.device.name, description=f"{platform.machine()}, {os.cpu_count()} cores, {encoder.device.reason}"
+        name=device.name, description=f"{platform.machine()}, {os.cpu_count()} cores, {device.reason}"
     )

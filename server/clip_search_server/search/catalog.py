@@ -1,6 +1,6 @@
 """Which models and collections a server has, by name, and how that changes; knows nothing of gRPC.
 
-This release serves one model, named `default`. Collections and aliases live in a data folder, which outlives the
+Which model a request means is told in `models.py`. Collections and aliases live in a data folder, which outlives the
 process; this is what of them is open. An alias is looked up once, when a request begins: a request goes on with the
 collection it began with, wherever the alias points by then. Changes are made one at a time and to the end, even when
 the caller who asked for one goes away.
@@ -9,7 +9,7 @@ the caller who asked for one goes away.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,8 +26,17 @@ from clip_search_server.errors import (
     SpaceMismatchError,
     UnavailableError,
 )
-from clip_search_server.index import Collection, DataFolder, IndexSettings, Space, check_name
+from clip_search_server.index import (
+    Collection,
+    DataFolder,
+    ImageBudget,
+    IndexSettings,
+    KeptImages,
+    Space,
+    check_name,
+)
 from clip_search_server.search.collection import AsyncCollection
+from clip_search_server.search.models import Models
 
 __all__ = ["DEFAULT_NAME", "Catalog", "CollectionInfo"]
 
@@ -43,7 +52,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """A collection as it is listed; `damage` says why it cannot be used, `items` then being unknown and 0."""
+    """A collection as it is listed.
+
+    `damage` says why it could not be opened, `items` then being unknown and 0; `unusable` why it cannot be searched,
+    be it damage or that no model is of its space.
+    """
 
     name: str
     space_id: str
@@ -51,6 +64,7 @@ class CollectionInfo:
     items: int
     aliases: tuple[str, ...]
     damage: str | None = None
+    unusable: str | None = None
 
 
 class Catalog:
@@ -60,11 +74,18 @@ class Catalog:
     """
 
     def __init__(
-        self, models: dict[str, Encoder], folder: DataFolder, settings: IndexSettings, *, collections_max: int
+        self,
+        models: Mapping[str, Encoder],
+        folder: DataFolder,
+        settings: IndexSettings,
+        *,
+        collections_max: int,
+        keep_images_bytes: int = 0,
     ) -> None:
-        """Take the models, which must hold `DEFAULT_NAME`, and the folder, which `close` will close."""
-        self.models = models
+        """Take the models, the first of which is the default one, and the folder; `close` will close both."""
+        self.models = Models(models)
         self._folder = folder
+        self._image_budget = ImageBudget(keep_images_bytes)
         self._settings = settings
         self._collections_max = collections_max
         self._open: dict[str, AsyncCollection] = {}
@@ -74,12 +95,19 @@ class Catalog:
 
     @classmethod
     async def open(
-        cls, models: dict[str, Encoder], data: Path, settings: IndexSettings, *, collections_max: int
+        cls,
+        models: Mapping[str, Encoder],
+        data: Path,
+        settings: IndexSettings,
+        *,
+        collections_max: int,
+        keep_images_bytes: int = 0,
     ) -> "Catalog":
         """Open every collection of a data folder; a new folder gets the default one.
 
         A collection that cannot be opened does not keep the others from serving: asking for it gives the reason. Only
-        where the default collection is another model's, or a newer release's, the folder is taken to be the wrong one.
+        where the default collection is a newer release's, or is of a space that no model is of and no other collection
+        is of a model's space either, the folder is taken to be the wrong one.
 
         Raises:
             FailedPreconditionError: another server uses the folder, or the folder is the wrong one.
@@ -87,7 +115,7 @@ class Catalog:
             UnavailableError: the disk refuses.
         """
         folder = await asyncio.to_thread(DataFolder, data, _LOG.warning)
-        catalog = cls(models, folder, settings, collections_max=collections_max)
+        catalog = cls(models, folder, settings, collections_max=collections_max, keep_images_bytes=keep_images_bytes)
         try:
             await catalog._open_all()
         except BaseException:
@@ -119,31 +147,23 @@ class Catalog:
         raise NotFoundError(f"collection: {asked!r} does not exist; there is {_listing(self._open)}.")
 
     def model(self, name: str) -> Encoder:
-        """Return the model called `name`.
+        """Return the model called `name`, for an empty name the default one.
 
         Raises:
             NotFoundError: there is none.
         """
-        found = self.models.get(name or DEFAULT_NAME)
-        if found is None:
-            raise NotFoundError(f"model: {name!r} does not exist; there is {_listing(self.models)}.")
-        return found
+        return self.models.named(name)
 
     def pair(self, collection: str, model: str) -> tuple[AsyncCollection, Encoder]:
-        """Return a collection and a model that embeds into its space.
+        """Return a collection and the model called `model`, for an empty name the model of the collection's space.
 
         Raises:
             NotFoundError: one of them does not exist.
-            SpaceMismatchError: they belong to different spaces.
+            SpaceMismatchError: they belong to different spaces, or no model is of the collection's.
             ClipSearchError: the collection could not be opened.
         """
-        items, encoder = self.collection(collection), self.model(model)
-        if items.space_id != encoder.space_id:
-            raise SpaceMismatchError(
-                f"Collection {items.name!r} holds vectors of space {items.space_id}, but model "
-                f"{model or DEFAULT_NAME!r} makes vectors of space {encoder.space_id}."
-            )
-        return items, encoder
+        items = self.collection(collection)
+        return items, self.models.for_collection(items.name, items.space_id, model)
 
     async def listing(self) -> list[CollectionInfo]:
         """Return every collection by name in byte order, those that cannot be used included."""
@@ -194,29 +214,42 @@ class Catalog:
         """Finish what runs; collections last, because models may still feed them."""
         if self._changes:
             await asyncio.wait(self._changes)
-        for encoder in self.models.values():
-            await encoder.close()
+        await self.models.close()
         try:
             await self._close_collections()
         finally:
             self._folder.close()
 
     async def _open_all(self) -> None:
-        encoder = self.models[DEFAULT_NAME]
-        space = Space(encoder.space_id, encoder.dim)
         if self._folder.is_new:
-            await asyncio.to_thread(self._folder.create, DEFAULT_NAME, space)
+            await asyncio.to_thread(self._folder.create, DEFAULT_NAME, self.models.spaces[0])
         contents = self._folder.contents
         default = contents.aliases.get(DEFAULT_NAME, DEFAULT_NAME)
         if default in contents.collections:
             with contextlib.suppress(DataLossError):  # Opening it will tell, and not keep the others from serving.
-                self._folder.check_space(default, space)
+                self._check_is_right_folder(default)
         for number, name in enumerate(sorted(contents.collections, key=lambda name: (name != default, name)), 1):
             _LOG.info("opening collection %s (%d of %d)", name, number, len(contents.collections))
             await self._try_to_open(name)
             if name == default and isinstance(self._unusable.get(name), FailedPreconditionError):
                 raise self._unusable[name]
         await asyncio.to_thread(self._folder.note_findings)
+
+    def _check_is_right_folder(self, default: str) -> None:
+        """Raise FailedPreconditionError where the default collection says that this is another server's folder."""
+        spaces, listed = self.models.spaces, self._folder.contents.collections
+        for space in spaces:
+            try:
+                self._folder.check_space(default, space)
+            except SpaceMismatchError as error:
+                mismatch = error
+            else:
+                return
+        if any(space in spaces for space in listed.values()):
+            return
+        if len(spaces) == 1:
+            raise mismatch
+        raise SpaceMismatchError(f"{self.models.refusal_of(default, listed[default].space_id)}; nothing was changed")
 
     async def _try_to_open(self, name: str) -> None:
         try:
@@ -226,12 +259,13 @@ class Catalog:
             self._unusable[name] = error
 
     async def _opened(self, name: str) -> AsyncCollection:
-        def open_it() -> Collection:
-            return Collection.open_existing(
-                self._folder.folder_of(name), settings=self._settings, progress=_progress_of(name)
-            )
+        def open_it() -> tuple[Collection, KeptImages]:
+            folder = self._folder.folder_of(name)
+            index = Collection.open_existing(folder, settings=self._settings, progress=_teller(name, logging.INFO))
+            return index, KeptImages(folder, self._image_budget, index.digests, _teller(name, logging.WARNING))
 
-        return AsyncCollection(name, await asyncio.to_thread(open_it))
+        index, images = await asyncio.to_thread(open_it)
+        return AsyncCollection(name, index, images=images)
 
     async def _create(self, name: str, space: Space) -> CollectionInfo:
         contents = self._folder.contents
@@ -308,8 +342,10 @@ class Catalog:
         if opened is None:
             space = self._folder.contents.collections.get(name, Space("", 0))
             error = self._unusable.get(name)
-            return CollectionInfo(name, space.space_id, space.dim, 0, aliases, None if error is None else str(error))
-        return CollectionInfo(name, opened.space_id, opened.dim, opened.item_count, aliases)
+            reason = None if error is None else str(error)
+            return CollectionInfo(name, space.space_id, space.dim, 0, aliases, reason, reason)
+        unusable = self.models.why_unusable(opened.space_id)
+        return CollectionInfo(name, opened.space_id, opened.dim, opened.item_count, aliases, None, unusable)
 
     async def _to_the_end(self, change: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a change after those before it, to its end even where the caller is cancelled meanwhile."""
@@ -334,9 +370,9 @@ class Catalog:
             await collection.close()
 
 
-def _progress_of(name: str) -> Callable[[str], None]:
+def _teller(name: str, level: int) -> Callable[[str], None]:
     def tell(line: str) -> None:
-        _LOG.info("collection %s: %s", name, line)
+        _LOG.log(level, "collection %s: %s", name, line)
 
     return tell
 

@@ -45,12 +45,14 @@ async def classify(
     labels: Sequence[str],
     templates: Sequence[str],
     *,
-    collection: AsyncCollection,
+    collection: AsyncCollection | None,
     encoder: Encoder,
     limits: Limits,
     urgency: Urgency,
 ) -> Classification:
     """Return how well each label fits the picture; no templates means the label alone.
+
+    `collection` is where the picture is looked up that is given by its id, None where it is given otherwise.
 
     Raises:
         InvalidArgumentError: no picture, no labels, an empty or repeated label, a template without `{}`, too many.

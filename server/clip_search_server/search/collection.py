@@ -18,6 +18,8 @@ from clip_search_server.index import (
     Filter,
     Found,
     Generation,
+    KeptImages,
+    KeptImagesStats,
     Record,
     Search,
     StoredItem,
@@ -40,9 +42,18 @@ class AsyncCollection:
     another thread, and raises what that raises.
     """
 
-    def __init__(self, name: str, index: Collection, *, read_threads: int = 4, write_threads: int = 4) -> None:
+    def __init__(
+        self,
+        name: str,
+        index: Collection,
+        *,
+        images: KeptImages | None = None,
+        read_threads: int = 4,
+        write_threads: int = 4,
+    ) -> None:
         self.name = name
         self._index = index
+        self._images = images
         self._readers = ThreadPoolExecutor(read_threads, f"{name}-read")
         # Several, because the index joins writes that come together into one commit.
         self._writers = ThreadPoolExecutor(write_threads, f"{name}-write")
@@ -76,6 +87,16 @@ class AsyncCollection:
         """Number of the newest acknowledged write."""
         return self._index.sequence
 
+    @property
+    def keeps_images(self) -> bool:
+        """Whether records are to bring the pictures that they were made from."""
+        return self._images is not None and self._images.is_keeping
+
+    @property
+    def kept_images(self) -> KeptImagesStats | None:
+        """What pictures are kept; None where there are none and none will be."""
+        return None if self._images is None else self._images.stats()
+
     async def upsert(self, records: Sequence[Record], *, patience_seconds: float) -> UpsertOutcome:
         """Store records; durable once it returns.
 
@@ -89,7 +110,7 @@ class AsyncCollection:
         patient_until = time.monotonic() + patience_seconds
         while True:
             try:
-                return await self._on(self._writers, self._index.upsert, records, patience_seconds=0.0)
+                return await self._on(self._writers, self._upsert, records)
             except ResourceExhaustedError:
                 patience_seconds = patient_until - time.monotonic()
                 if patience_seconds <= 0:
@@ -99,11 +120,11 @@ class AsyncCollection:
 
     async def delete(self, ids: Sequence[str]) -> DeleteOutcome:
         """Delete items; durable once it returns."""
-        return await self._on(self._writers, self._index.delete, ids)
+        return await self._on(self._writers, self._delete, ids)
 
     async def delete_matching(self, filter_: Filter) -> DeleteOutcome:
         """Delete every item that the filter allows; durable once it returns."""
-        return await self._on(self._writers, self._index.delete_matching, filter_)
+        return await self._on(self._writers, self._delete_matching, filter_)
 
     async def get(self, ids: Sequence[str]) -> list[StoredItem | None]:
         """Read items."""
@@ -116,6 +137,14 @@ class AsyncCollection:
     async def vector_of_content(self, digest: bytes) -> Vector | None:
         """Read the vector of an item whose content has this digest, None where there is none."""
         return await self._on(self._readers, self._index.vector_of_content, digest)
+
+    async def image(self, item_id: str) -> bytes:
+        """Read the picture that an item was made from.
+
+        Raises:
+            NotFoundError: there is no such item, or no picture of it is kept.
+        """
+        return await self._on(self._readers, self._image, item_id)
 
     async def list_items(self, *, after: str, limit: int, filter_: Filter | None = None) -> list[StoredItem]:
         """Read the items that follow `after` in byte order of ids, only those that the filter allows."""
@@ -146,7 +175,44 @@ class AsyncCollection:
         self._throttled.shutdown()
         self._writers.shutdown()
         self._readers.shutdown()
+        if self._images is not None:
+            self._images.close()
         self._index.close()
+
+    def _upsert(self, records: Sequence[Record]) -> UpsertOutcome:
+        if self._images is None:
+            return self._index.upsert(records, patience_seconds=0.0)
+        if not self._index.wait_for_room(0.0):  # Before pictures are written in vain.
+            raise ResourceExhaustedError(
+                "items arrive faster than they can be indexed; send them more slowly",
+                retry_after_seconds=self.throttle_seconds_max,
+            )
+        with self._images.keeping(records):
+            return self._index.upsert(records, patience_seconds=0.0)
+
+    def _delete(self, ids: Sequence[str]) -> DeleteOutcome:
+        outcome = self._index.delete(ids)
+        if self._images is not None:
+            self._images.forget(ids)
+        return outcome
+
+    def _delete_matching(self, filter_: Filter) -> DeleteOutcome:
+        outcome = self._index.delete_matching(filter_)
+        if self._images is not None and outcome.deleted:
+            self._images.sweep_soon()
+        return outcome
+
+    def _image(self, item_id: str) -> bytes:
+        (digest,) = self._index.digests([item_id])
+        if digest is None:
+            raise NotFoundError(f"id: no item has the id {item_id!r}.")
+        image = None if self._images is None else self._images.get(digest)
+        if image is None:
+            raise NotFoundError(
+                f"id: no picture of {item_id!r} is kept: it was made from a text or a vector, or stored while the "
+                "server was running without --keep-images or had used it up."
+            )
+        return image
 
     async def _on(self, pool: ThreadPoolExecutor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         if self._end is not None:

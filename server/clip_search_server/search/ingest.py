@@ -5,6 +5,7 @@ What waits is bounded in items and bytes: a producer that is faster than the dis
 """
 
 import asyncio
+import dataclasses
 import functools
 import math
 from collections import deque
@@ -25,6 +26,8 @@ __all__ = ["Ingest", "Item", "ItemOutcome", "Stored", "check_id", "upsert_items"
 #: Items of one stream or request that are being embedded or wait for their commit.
 _ITEMS_IN_FLIGHT_MAX = 64
 _ITEMS_PER_COMMIT_MAX = 128
+#: Pictures to keep, which live until their items are answered; of one stream, and at least one.
+_KEPT_BYTES_MAX = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +89,40 @@ class Ingest:
         self._slots = asyncio.Semaphore(_ITEMS_IN_FLIGHT_MAX)
         self._pending: deque[tuple[int, str, asyncio.Task[Record]]] = deque()
         self._arrival = asyncio.Event()
+        self._kept_bytes: dict[asyncio.Task[Record], int] = {}
+        self._answered = asyncio.Event()
         self._finished = False
 
     async def add(self, index: int, item: Item) -> None:
         """Start on `item`; waits while too many are in flight. `index` is handed to `answer`."""
         await self._slots.acquire()
+        kept_bytes = await self._room_to_keep(item)
         if self._gate is not None:
             await self._gate.enter(item.size_bytes, self._urgency)
-        task = asyncio.create_task(_make_record(item, self._collection, self._encoder, self._limits, self._urgency))
+        task = asyncio.create_task(self._make_record(item))
         if self._gate is not None:
-            # At that moment the picture is let go, whether or not the client reads its answers.
+            # At that moment the picture is let go, whether or not the client reads its answers; one that is to be kept
+            # counts as kept from then on.
             task.add_done_callback(functools.partial(_leave, self._gate, item.size_bytes))
+        self._kept_bytes[task] = kept_bytes
         self._pending.append((index, item.id, task))
         self._arrival.set()
+
+    async def _make_record(self, item: Item) -> Record:
+        record = await _make_record(item, self._collection, self._encoder, self._limits, self._urgency)
+        if self._collection.keeps_images and isinstance(item.content, ImageContent):
+            return dataclasses.replace(record, image=item.content.data)
+        return record
+
+    async def _room_to_keep(self, item: Item) -> int:
+        """Wait until a picture that is to be kept fits beside the others; return its bytes, 0 where none is kept."""
+        if not isinstance(item.content, ImageContent) or not self._collection.keeps_images:
+            return 0
+        size_bytes = len(item.content.data)
+        while (held := sum(self._kept_bytes.values())) and held + size_bytes > _KEPT_BYTES_MAX:
+            self._answered.clear()
+            await self._answered.wait()
+        return size_bytes
 
     def finish(self) -> None:
         """Tell that no more items come: `run` returns once all are answered."""
@@ -142,6 +166,9 @@ class Ingest:
                 raise error
             await self._answer(index, item_id, next(outcomes) if error is None else error)
             self._slots.release()
+        for _, _, task in ready:
+            del self._kept_bytes[task]
+        self._answered.set()
 
     async def _store(self, records: Sequence[Record]) -> list[ItemOutcome]:
         if not records:

@@ -75,10 +75,15 @@ class FakeServer(
 
     def __init__(self) -> None:
         self.items: dict[str, Any] = {}
+        self.collections: list[collection_pb2.Collection] = []
+        self.models: list[server_pb2.ModelInfo] = []
+        self.images: dict[str, bytes] = {}
         self.requests: list[Any] = []
         self.fail_with: status_pb2.Status | None = None
         self.answer_after: threading.Event | None = None
         self.thumbnails_offered = True
+        self.writes_per_stats = 0
+        self.kept_images: index_pb2.KeptImages | None = None
         self.recall: index_pb2.RecallEstimate | None = None
         self.ingest_behaviour: IngestBehaviour = self.store_each
         self.status: int = health_pb2.HealthCheckResponse.SERVING
@@ -234,9 +239,17 @@ class FakeServer(
         ]
         return index_pb2.GetThumbnailsResponse(thumbnails=thumbnails)
 
+    def GetImage(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
+        """Give the picture that a test put there."""
+        self._received(request, context)
+        if request.id not in self.images:
+            context.abort(grpc.StatusCode.NOT_FOUND, "id: no picture is kept")
+        return index_pb2.GetImageResponse(data=self.images[request.id])
+
     def GetStats(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
         """Give figures with everything set, the recall where there is one."""
         self._received(request, context)
+        self._sequence += self.writes_per_stats
         return index_pb2.GetStatsResponse(
             collection="default",
             space_id=SPACE,
@@ -247,6 +260,8 @@ class FakeServer(
             snapshot=self._snapshot(),
             disk_bytes=3_000_000,
             recall=self.recall,
+            sequence=self._sequence,
+            kept_images=self.kept_images,
         )
 
     def CreateSnapshot(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
@@ -263,14 +278,15 @@ class FakeServer(
     # ── Collections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def ListCollections(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
-        """Give one that is whole and one that is not."""
+        """Give those of the test; by default one that is whole and one that is not."""
         self._received(request, context)
+        if self.collections:
+            return collection_pb2.ListCollectionsResponse(collections=self.collections)
         whole = collection_pb2.Collection(
             name="default", space_id=SPACE, embedding_dim=3, items=len(self.items), aliases=sorted(self.aliases)
         )
-        return collection_pb2.ListCollectionsResponse(
-            collections=[whole, collection_pb2.Collection(name="torn", space_id=SPACE)]
-        )
+        torn = collection_pb2.Collection(name="torn", space_id=SPACE, unusable_reason="its store is damaged")
+        return collection_pb2.ListCollectionsResponse(collections=[whole, torn])
 
     def CreateCollection(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
         """Say that it is there."""
@@ -297,7 +313,7 @@ class FakeServer(
         """Say what it is."""
         self._received(request, context)
         model = server_pb2.ModelInfo(name="toy", space_id=SPACE, embedding_dim=3, licence="Apache-2.0", is_default=True)
-        return server_pb2.GetServerInfoResponse(version="0.1.0", models=[model], limits=self.limits)
+        return server_pb2.GetServerInfoResponse(version="0.1.0", models=self.models or [model], limits=self.limits)
 
     def Check(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
         """Say whether it is ready."""

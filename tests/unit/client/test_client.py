@@ -22,6 +22,7 @@ from tests.unit.client.fake_server import FakeServer
         (results.Classification, search_pb2.Classification),
         (results.Collection, collection_pb2.Collection),
         (results.Device, server_pb2.DeviceInfo),
+        (results.KeptImages, index_pb2.KeptImages),
         (results.Limits, server_pb2.Limits),
         (results.Model, server_pb2.ModelInfo),
         (results.RecallEstimate, index_pb2.RecallEstimate),

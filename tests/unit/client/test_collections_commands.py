@@ -35,7 +35,7 @@ def test_the_list_shows_what_cannot_be_used(server: FakeServer, program: Program
     lines = program("collections", "list").stdout.splitlines()
     assert lines[0].split(maxsplit=1) == ["default", "0 items, dimension 3, also called current"]
     assert lines[1].startswith("torn")
-    assert "CANNOT BE USED" in lines[1]
+    assert "CANNOT BE USED (its store is damaged)" in lines[1]
 
 
 def test_documents_of_collections(program: Program) -> None:
@@ -47,6 +47,7 @@ def test_documents_of_collections(program: Program) -> None:
         "embedding_dim": 3,
         "items": 0,
         "aliases": [],
+        "unusable_reason": "",
     }
     assert program.document("collections", "create", "new")["name"] == "new"
     assert program.document("collections", "delete", "new", "--yes") == {"deleted": "new"}

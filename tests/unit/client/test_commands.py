@@ -398,6 +398,7 @@ def test_stats_document(server: FakeServer, program: Program) -> None:
         "disk_bytes": 3_000_000,
         "memory_bytes": 0,
         "recall": None,
+        "kept_images": None,
     }
 
 
@@ -406,6 +407,17 @@ def test_stats_are_shown_in_words(program: Program) -> None:
     output = program("stats").stdout
     assert "2.9 MiB" in output
     assert "5 rows, 1 tombstones, 2.0 KiB" in output
+
+
+def test_stats_show_the_kept_pictures(server: FakeServer, program: Program) -> None:
+    """How many, how large, the bound, and what was left out; nothing where the server keeps none."""
+    assert "pictures kept" not in program("stats").stdout
+    server.kept_images = index_pb2.KeptImages(images=3, bytes=2048, bytes_max=4096, left_out=1)
+    shown = program("stats").stdout
+    for part in ("3, 2.0 KiB", "at most 4.0 KiB", "1 left out"):
+        assert part in shown
+    document = {"images": 3, "bytes": 2048, "bytes_max": 4096, "left_out": 1}
+    assert program.document("stats")["kept_images"] == document
 
 
 def test_stats_show_the_recall_estimate(server: FakeServer, program: Program) -> None:

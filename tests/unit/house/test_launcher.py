@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from clip_search import __version__, launcher
 
 ROOT = Path(__file__).resolve().parents[3]
-MODULE_OF_EXTRA = {"server": "clip_search_server.", "export": "clip_search_export."}
+MODULE_OF_EXTRA = {None: "clip_search.", "server": "clip_search_server.", "export": "clip_search_export."}
 
 
 def _project() -> dict[str, object]:

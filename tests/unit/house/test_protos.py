@@ -21,6 +21,7 @@ METHODS = {
         "GetItems",
         "ListItems",
         "GetThumbnails",
+        "GetImage",
         "GetStats",
         "CreateSnapshot",
     },

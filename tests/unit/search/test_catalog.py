@@ -184,3 +184,36 @@ async def test_a_folder_that_is_the_wrong_one_is_refused(tmp_path: Path, why: st
     assert after == before
     if why == "space":
         await (await opened(data)).close()
+
+
+def _two_models(*spaces: str) -> dict[str, Encoder]:
+    return {f"model {at}": cast("Encoder", FakeEncoder(space)) for at, space in enumerate(spaces)}
+
+
+async def test_a_default_collection_without_its_model_keeps_nobody_from_serving(tmp_path: Path) -> None:
+    """As long as any collection is of a model's space: it is listed with the reason, and can be read."""
+    data = tmp_path / "data"
+    models = _two_models("old", "new")
+    first = await Catalog.open(models, data, IndexSettings(), collections_max=4)
+    created = await first.create("fresh", "model 1")
+    assert (created.space_id, created.unusable) == ("new", None)
+    assert first.pair("fresh", "")[1] is models["model 1"]
+    await first.close()
+    catalog = await opened(data, space_id="new")
+    try:
+        default, fresh = await catalog.listing()
+        assert (default.damage, fresh.unusable) == (None, None)
+        assert "space old" in (default.unusable or "")
+        assert catalog.collection("").space_id == "old"
+        with pytest.raises(SpaceMismatchError, match="no model of this server makes"):
+            catalog.pair("", "")
+    finally:
+        await catalog.close()
+
+
+async def test_a_folder_that_fits_none_of_several_models_is_refused(tmp_path: Path) -> None:
+    """With the space of the collection and those of all models; nothing is changed."""
+    data = tmp_path / "data"
+    await (await opened(data)).close()
+    with pytest.raises(SpaceMismatchError, match=rf"'default'.*{SPACE}.*of one, .*of two.*nothing was changed"):
+        await Catalog.open(_two_models("one", "two"), data, IndexSettings(), collections_max=4)

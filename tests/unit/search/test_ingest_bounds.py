@@ -53,6 +53,7 @@ class MemoryCollection:
     """Stores everything it is given."""
 
     repeats = NoRepeats()
+    keeps_images = False
 
     async def upsert(self, records: list[Any], *, patience_seconds: float) -> UpsertOutcome:
         """Give each record the next number."""
@@ -131,3 +132,41 @@ async def test_large_pictures_are_hashed_on_a_thread(monkeypatch: pytest.MonkeyP
     assert await content_digest(ImageContent(b"short")) == hashlib.sha256(b"image\0short").digest()
     assert await content_digest(TextContent("short")) == hashlib.sha256(b"text\0short").digest()
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
+
+
+async def test_pictures_that_are_to_be_kept_are_bounded_until_they_are_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They live until their items are answered: a client that reads no answers is stopped by its own pictures alone."""
+    monkeypatch.setattr("clip_search_server.search.ingest._KEPT_BYTES_MAX", 100_000)
+    encoder = HeldEncoder()
+    encoder.go.set()
+    unread, collection = asyncio.Event(), MemoryCollection()
+    collection.keeps_images = True
+    begun: list[int] = []
+    images: list[bytes] = []
+
+    async def answer(_index: int, _item_id: str, _outcome: ItemOutcome) -> None:
+        await unread.wait()
+
+    async def upsert(records: list[Any], *, patience_seconds: float) -> UpsertOutcome:
+        images.extend(record.image for record in records)
+        return await MemoryCollection().upsert(records, patience_seconds=patience_seconds)
+
+    monkeypatch.setattr(collection, "upsert", upsert)
+    stuck = Ingest(cast("AsyncCollection", collection), cast("Encoder", encoder), Limits(), BULK, answer)
+
+    async def feed() -> None:
+        for index in range(30):
+            await stuck.add(index, Item(f"{index}", ImageContent(bytes(30_000 if index else 200_000))))
+            begun.append(index)
+        stuck.finish()
+
+    tasks = [asyncio.create_task(stuck.run()), asyncio.create_task(feed())]
+    for _ in range(1_000):
+        await asyncio.sleep(0)
+    assert begun == [0]  # larger than the bound, so alone
+    unread.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), 20)
+    assert [len(image) for image in images] == [200_000] + [30_000] * 29
+    assert stuck._kept_bytes == {}

@@ -1,0 +1,61 @@
+"""Reads options of `clip-search serve` that are more than a word: named bundles, sizes; knows nothing of serving."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+__all__ = ["read_bundles", "read_size"]
+
+_DEFAULT_NAME = "default"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME_RULE = "1 to 64 of a-z, A-Z, 0-9, dot, _ and -, the first a letter or a digit"
+
+_SIZE = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?) ?(?P<unit>([KMGT]i?)?B?)", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def read_bundles(_ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
+    """Return the folders of `NAME=PATH` by name, the first being the default model's; a lone `PATH` is `default`.
+
+    A path that holds `=` is told from a name by a slash in front of that: `./a=b`.
+
+    Raises:
+        click.BadParameter: a name breaks the rule, of several bundles one has no name, or two have the same.
+    """
+    bundles: dict[str, Path] = {}
+    for value in values:
+        name, path = _name_and_path(value)
+        if name is None and len(values) > 1:
+            raise click.BadParameter(f"{value}: of several bundles each needs a name, as in NAME={value}")
+        name = name or _DEFAULT_NAME
+        if name in bundles:
+            raise click.BadParameter(f"{value}: {name} is the name of {bundles[name]} already; take another")
+        bundles[name] = path
+    return bundles
+
+
+def _name_and_path(value: str) -> tuple[str | None, Path]:
+    name, separator, path = value.partition("=")
+    if not separator or "/" in name:
+        return None, Path(value)
+    if not _NAME.fullmatch(name):
+        raise click.BadParameter(f"{value}: a model's name has {_NAME_RULE}; of a path that holds = write ./{value}")
+    if not path:
+        raise click.BadParameter(f"{value}: behind the = there is no folder of a bundle")
+    return name, Path(path)
+
+
+def read_size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    """Return the bytes of `10GB` (10,000,000,000), `10GiB` (10 times 1,024 to the third) or `5000000`.
+
+    Raises:
+        click.BadParameter: it is none of these.
+    """
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no size, such as 10GB, 500MiB or 5000000")
+    unit = match["unit"].lower().removesuffix("b")
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(match["number"]) * base ** _POWERS[unit.removesuffix("i")])
