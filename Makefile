@@ -117,7 +117,7 @@ clean: ## remove set-ups, caches and whatever the commands wrote
 # A stamp says that its extras are installed; it is renewed when the requirements change.
 
 $(VENV)/bin/python:
-	@$(PYTHON) scripts/prerequisites.py
+	@$(PYTHON) scripts/prerequisites.py --without-compiler
 	$(PYTHON) -m venv $(VENV)
 
 $(DEMO_STAMP): $(SETUP_INPUTS) | $(VENV)/bin/python
@@ -129,6 +129,7 @@ $(LOADTEST_STAMP): $(SETUP_INPUTS) | $(VENV)/bin/python
 	@touch $@ $(DEMO_STAMP)
 
 $(DEV_STAMP): $(SETUP_INPUTS) | $(VENV)/bin/python
+	@$(PYTHON) scripts/prerequisites.py
 	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
 	@touch $@ $(DEMO_STAMP) $(LOADTEST_STAMP)
 

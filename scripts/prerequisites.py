@@ -1,10 +1,10 @@
 """Checks, within two seconds, that this machine can set the project up, and names what is missing.
 
-    python3 scripts/prerequisites.py
+    python3 scripts/prerequisites.py [--without-compiler]
 
-Needed are Python 3.11 or newer with its venv module, and a C++ compiler with the Python headers, because hnswlib is
-built from source. The file uses old syntax and the standard library alone, so that an old Python can run it too. It
-installs nothing.
+Needed are Python 3.11 or newer with its venv module; and to work on the project a C++ compiler with the Python headers,
+because hnswlib, which the tests need, is built from source. The file uses old syntax and the standard library alone, so
+that an old Python can run it too. It installs nothing.
 """
 
 import os
@@ -15,8 +15,8 @@ import sysconfig
 PYTHON_OLDEST = (3, 11)
 
 
-def missing_parts():
-    # type: () -> list[tuple[str, str]]
+def missing_parts(with_compiler=True):  # noqa: FBT002 - see above
+    # type: (bool) -> list[tuple[str, str]]
     """Return what is missing: a sentence and the line that mends it, each."""
     version = "{}.{}".format(*sys.version_info[:2])
     if sys.version_info < PYTHON_OLDEST:
@@ -27,6 +27,8 @@ def missing_parts():
     missing = []
     if not _can_import("venv") or not _can_import("ensurepip"):
         missing.append(("Python's venv module is missing.", "apt-get install python{}-venv".format(version)))
+    if not with_compiler:
+        return missing
     if not any(shutil.which(name) for name in _compilers()):
         missing.append(("A C++ compiler is missing (hnswlib is built from source).", "apt-get install g++"))
     header = os.path.join(sysconfig.get_path("include"), "Python.h")
@@ -55,7 +57,7 @@ def _compilers():
 def main():
     # type: () -> int
     """Print what is missing; return 1 when something is."""
-    missing = missing_parts()
+    missing = missing_parts(with_compiler="--without-compiler" not in sys.argv[1:])
     for sentence, remedy in missing:
         sys.stderr.write("{}\n    {}\n".format(sentence, remedy))
     return 1 if missing else 0

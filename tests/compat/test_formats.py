@@ -87,7 +87,7 @@ def test_a_folder_of_a_released_format_is_all_there(version: int, tmp_path: Path
 def test_a_reader_without_the_engine_builds_anew(
     version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
-    """Where hnswlib is missing, another engine takes over with a warning; answers are those that were recorded."""
+    """Where hnswlib is missing, what it built is built anew by another, and told; answers are those recorded."""
     pytest.importorskip(engine)
     data = _current(version, tmp_path)
     Hide(monkeypatch)("hnswlib", *({"faiss", "usearch"} - {engine}))
@@ -95,7 +95,7 @@ def test_a_reader_without_the_engine_builds_anew(
     settings = IndexSettings(tail_rows_max=SETTINGS.tail_rows_max)
     assert describe(data, settings, reported) == _recorded(version)
     told = "\n".join(reported)
-    assert f"segments are built with {engine} instead" in told
+    assert (f"segments are built with {engine} instead" in told) == (engine != "faiss"), "FAISS is the first anyway"
     assert re.search("segment [0-9a-f]{16} is built anew from the store: .*pip install hnswlib", told)
     collection = Collection.open_existing(data / "collections" / "pets", settings=settings)
     wait_until(lambda: collection.stats().tail_row_count == 0)

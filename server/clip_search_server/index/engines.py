@@ -14,8 +14,9 @@ from clip_search_server.index.settings import IndexSettings
 
 __all__ = ["EngineMissingError", "Engines", "chosen_engine", "engine_named"]
 
-# In the order in which `auto` tries them; `bench/bench_engines.py` measures what the order rests on.
-_AUTOMATIC = ("hnswlib", "faiss", "usearch")
+# In the order in which `auto` tries them: FAISS never holds the interpreter's lock for long, both others do while they
+# save and load, and hnswlib is the faster of them (`bench/bench_engines.py`; docs/decisions/0013-faiss.md).
+_AUTOMATIC = ("faiss", "hnswlib", "usearch")
 
 _CLASSES = {
     "hnswlib": ("clip_search_server.index.hnswlib_segment", "HnswlibEngine"),

@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from clip_search_server.errors import DataLossError
 from clip_search_server.index.damage import DamageLog, Report
@@ -87,11 +88,12 @@ class Recovery:
 
     def _state(self, parts: list[SealedPart], dim: int) -> State:
         labels = self._reader.labels()
+        is_sealed = np.zeros(len(labels), dtype=bool)
         for part in parts:
-            part.died_at[~np.isin(part.rows.labels, labels)] = 0
-        sealed = [part.rows.labels for part in parts]
-        rest = np.setdiff1d(labels, np.concatenate(sealed) if sealed else np.empty(0, dtype=np.int64))
-        tail = self._load_tail(rest, dim)
+            places, is_alive = _places_among(labels, part.rows.labels)
+            part.died_at[~is_alive] = 0
+            is_sealed[places[is_alive]] = True
+        tail = self._load_tail(labels[~is_sealed], dim)
         return State(parts, tail, sequence=self._store.sequence, item_count=len(labels))
 
     def _readable_manifests(self) -> list[Manifest]:
@@ -142,6 +144,14 @@ class Recovery:
                 else:
                     tail.append(*row)
         return tail
+
+
+def _places_among(labels: IntArray, wanted: IntArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    """Return where each wanted label would stand among ascending labels, and whether it does."""
+    places = np.searchsorted(labels, wanted)
+    is_there = places < len(labels)
+    is_there[is_there] = labels[places[is_there]] == wanted[is_there]
+    return places, is_there
 
 
 def catch_up(store: Store, generations: Generations, manifests: Sequence[Manifest], damage: DamageLog) -> bool:

@@ -25,7 +25,7 @@ QuerySource = Callable[[], FloatArray]
 
 _NEIGHBOURS = 10
 
-_EF_LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+_EF_LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _SAMPLES_MAX = 100  # of each kind
 _COMPARISONS_MAX = 100_000_000
 _RESERVED_SHARE = 0.5

@@ -35,6 +35,19 @@ def test_missing_compiler_is_named_with_its_apt_line() -> None:
     assert "apt-get install g++" in result.stderr
 
 
+def test_who_only_uses_the_project_needs_no_compiler() -> None:
+    """The demo is set up from wheels alone."""
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), "--without-compiler"],
+        env={**os.environ, "CXX": "no-such-compiler"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=2,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_missing_headers_are_named(prerequisites: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without Python.h the script names the -dev package of the running Python."""
     monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))

@@ -43,7 +43,9 @@ class Lossy(BruteForceSegment):
         return found[:count] if ef >= enough else np.delete(found, 1)[:count]
 
 
-@pytest.mark.parametrize(("enough", "chosen"), [(1, 64), (65, 96), (200, 256), (1024, 1024)])
+@pytest.mark.parametrize(
+    ("enough", "chosen"), [(1, 64), (65, 96), (200, 256), (1024, 1024), (1025, 1536), (2048, 2048)]
+)
 def test_the_smallest_ef_that_reaches_the_target_is_chosen(enough: int, chosen: int) -> None:
     """The ladder is climbed no higher than needed, and what was measured is noted."""
     tuning = tune(Lossy(VECTORS, enough=enough), VECTORS, no_queries(), SETTINGS)
@@ -148,7 +150,7 @@ def test_a_collection_tunes_its_segments_and_tells(open_collection: OpenCollecti
     assert not any("finds only" in line for line in reported)
     collection.upsert([Record(f"item {at}", VECTORS[at]) for at in range(100, 300)])
     wait_until(lambda: collection.stats().tail_row_count == 0)
-    assert any("a segment of 200 vectors finds only 90.0% at ef 1024" in line for line in reported)
+    assert any("a segment of 200 vectors finds only 90.0% at ef 2048" in line for line in reported)
     before = collection.stats().segments
     collection.snapshot()
     collection.close()
