@@ -25,7 +25,8 @@ QuerySource = Callable[[], FloatArray]
 
 _NEIGHBOURS = 10
 
-_EF_LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+# The last steps are for texts in large graphs; where a scan costs less than so wide a walk, sealed.py scans.
+_EF_LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 _SAMPLES_MAX = 100  # of each kind
 _COMPARISONS_MAX = 100_000_000
 _RESERVED_SHARE = 0.5

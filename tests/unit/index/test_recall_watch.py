@@ -144,7 +144,7 @@ def test_a_round_takes_a_few_queries_the_newest_first(monkeypatch: pytest.Monkey
 def test_the_estimate_rests_on_a_bounded_window() -> None:
     """The newest 256 queries: what was asked long ago does not count any more."""
     segment = Lossy(VECTORS, enough=1, enough_for_hard=10_000, hard=QUERIES[:200])
-    segment_of_later = _part(segment, ef=2048)
+    segment_of_later = _part(segment, ef=8192)
     watched = Watched(segment_of_later)
     for last in range(32, 577, 32):
         watched.queries = QUERIES[max(0, last - 256) : last]
@@ -299,7 +299,7 @@ def test_what_a_segment_was_tuned_again_for_counts_no_more() -> None:
 def test_at_the_widest_search_nothing_is_tuned_any_more() -> None:
     """However much is missed: there is nothing to gain."""
     segment = Lossy(VECTORS, enough=10_000)
-    watched = Watched(_part(segment, ef=2048))
+    watched = Watched(_part(segment, ef=8192))
     watched.queries = QUERIES[:40]
     for _ in range(4):
         assert watched.run() is False

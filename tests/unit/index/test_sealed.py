@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clip_search_server.index.entries import SegmentEntry
+from clip_search_server.index.entries import SegmentEntry, Tuning
 from clip_search_server.index.sealed import IdTable, SealedPart, SealedRows, share_vectors
 from clip_search_server.index.tail import NEVER, Tail
 from clip_search_server.index.types import FloatArray
@@ -113,3 +113,14 @@ def test_a_row_dies_once() -> None:
     assert not part.kill(2, sequence=2)
     assert not part.kill(99, sequence=2)
     assert part.died_at.tolist() == [NEVER, 1, NEVER]
+
+
+@pytest.mark.parametrize(("ef", "is_scanned"), [(256, False), (257, True)])
+def test_a_wide_search_of_a_small_segment_scans_it(ef: int, is_scanned: bool) -> None:
+    """Where a walk would cost more than comparing all vectors, all are compared."""
+    vectors = random_vectors(8192, seed=5)
+    part, segment = _part_of(vectors)
+    part.tune(Tuning(ef=ef, recall=1.0, recall_target=0.98))
+    (hit,) = _view_of(part, 0).nearest(QUERY, 1, exact=False)
+    assert hit.id == f"item {int(np.argmax(vectors @ QUERY))}"
+    assert bool(segment.asked) is not is_scanned

@@ -138,7 +138,7 @@ def test_a_collection_tunes_its_segments_and_tells(open_collection: OpenCollecti
 
     class Engine(BruteForceEngine):
         def build(self, vectors: FloatArray, cancelled: object) -> BruteForceSegment:
-            return Lossy(vectors, enough=1, enough_for_hard=100 if len(vectors) < 120 else 5000)
+            return Lossy(vectors, enough=1, enough_for_hard=100 if len(vectors) < 120 else 50_000)
 
     settings = IndexSettings(tail_rows_max=100, ef_min=64)
     collection = open_collection(settings, engine=Engine(), recent_queries=recent)
@@ -150,7 +150,7 @@ def test_a_collection_tunes_its_segments_and_tells(open_collection: OpenCollecti
     assert not any("finds only" in line for line in reported)
     collection.upsert([Record(f"item {at}", VECTORS[at]) for at in range(100, 300)])
     wait_until(lambda: collection.stats().tail_row_count == 0)
-    assert any("a segment of 200 vectors finds only 90.0% at ef 2048" in line for line in reported)
+    assert any("a segment of 200 vectors finds only 90.0% at ef 8192" in line for line in reported)
     before = collection.stats().segments
     collection.snapshot()
     collection.close()
