@@ -20,6 +20,7 @@ from clip_search_server.index import Collection
 from demo.server_process import ServerProcess, program
 from tests.integration.conftest import Png
 from tests.integration.stubs import SECONDS, Client, image, text
+from tests.unit.index.support import wait_until
 
 SERVICES = ("CollectionService", "EmbeddingService", "IndexService", "SearchService", "ServerService")
 
@@ -70,6 +71,7 @@ def test_a_restart_gives_the_same_answers(bundle: Path, png: Png, tmp_path: Path
             colours = [(n * 5 % 256, n * 11 % 256, n * 17 % 256) for n in range(60)]
             client.upsert(*(item_pb2.Item(id=f"{n}", content=image(png(c))) for n, c in enumerate(colours)))
             client.delete("3", "4")
+            wait_until(lambda: bool(client.index.GetStats(index_pb2.GetStatsRequest(), timeout=SECONDS).segments))
             before = client.search(text("a green square"), limit=58)
         server.stop()
     with (
