@@ -26,10 +26,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-from bench.index_data import SPACE, item_id
-from bench.index_fill import recall_of, wait_until_built
-from bench.resident import resident
-from bench.vectors import PICTURES_PER_CONCEPT, Parameters, Space
+from bench.index.data import SPACE, item_id
+from bench.index.fill import recall_of, wait_until_built
+from bench.index.resident import resident
+from bench.index.vectors import PICTURES_PER_CONCEPT, Parameters, Space
 from clip_search_server.index import Collection, EngineChoice, IndexSettings, Record
 from clip_search_server.index.engines import chosen_engine
 from clip_search_server.index.rebuild import rebuild_collection

@@ -2,8 +2,8 @@
 
     python -m bench.bench_engines --vectors 100000 --dim 512 --engines hnswlib faiss usearch
 
-Every engine works in a process of its own on the same vectors (`bench/vectors.py`: pictures to store, texts to search
-with, as a CLIP model makes them). Meanwhile an asyncio loop in the main thread does nothing but wake up every
+Every engine works in a process of its own on the same vectors (`bench/index/vectors.py`: pictures to store, texts to
+search with, as a CLIP model makes them). Meanwhile an asyncio loop in the main thread does nothing but wake up every
 millisecond: its longest sleep is the time for which a server would have answered nobody. `idle` is that figure with no
 work at all, so what the machine itself does.
 
@@ -44,8 +44,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bench.heart import Heart
-from bench.vectors import PICTURES_PER_CONCEPT, Parameters, Space
+from bench.index.heart import Heart
+from bench.index.vectors import PICTURES_PER_CONCEPT, Parameters, Space
 from clip_search_server.index import Collection, Record
 from clip_search_server.index.engines import chosen_engine
 from clip_search_server.index.segment import Segment

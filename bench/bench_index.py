@@ -3,8 +3,9 @@
     python -m bench.bench_index --rows 100000 --dim 512 [--data DIR] [--engine faiss] [--seconds 10] [--rounds 1]
 
 The items are pictures and the queries texts, both made as a CLIP model makes them (`vectors.py`, fitted to the demo
-model; `python -m bench.fit_vectors --check` compares the recall of both). With `--data` the collection is built once
-and kept, and whatever is measured happens to a copy of it. Building, opening and measuring have a process each.
+model; `python -m bench.index.fit_vectors --check` compares the recall of both). With `--data` the collection is
+built once and kept, and whatever is measured happens to a copy of it. Building, opening and measuring have a process
+each.
 
 Searches go the server's way: an event loop, `AsyncCollection` and its threads, `Collection.find`, which reads each hit
 from the store. `idle` is with 1 and 16 clients that wait for their answers. A round asks in an open loop instead, at
@@ -41,9 +42,9 @@ import time
 from pathlib import Path
 from typing import Any, get_args
 
-from bench.index_data import SPACE
-from bench.index_fill import fill
-from bench.index_measure import SHARES, Measurement
+from bench.index.data import SPACE
+from bench.index.fill import fill
+from bench.index.measure import SHARES, Measurement
 from clip_search_server.index import Collection, EngineChoice, IndexSettings
 from clip_search_server.interpreter import prefer_latency
 

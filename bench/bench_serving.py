@@ -34,12 +34,12 @@ from statistics import median
 
 import grpc
 
-from bench.models import MODELS
 from bench.serving.bare import BareTowers
 from bench.serving.bars import judged
 from bench.serving.inputs import pictures, texts
 from bench.serving.load import Load, percentile, running_load, throughput
 from bench.serving.memory import MemoryWatch
+from bench.towers.models import MODELS
 from clip_search.v1 import content_pb2, embedding_pb2, embedding_pb2_grpc
 from clip_search_export.exporter import export
 from clip_search_server.bundle import Bundle

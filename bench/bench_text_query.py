@@ -24,8 +24,8 @@ import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
-from bench.models import MODELS
-from bench.optimum_towers import export_towers
+from bench.towers.models import MODELS
+from bench.towers.optimum_towers import export_towers
 from clip_search.v1 import content_pb2, index_pb2, index_pb2_grpc, item_pb2, search_pb2, search_pb2_grpc
 from demo.server_process import ServerProcess, program
 

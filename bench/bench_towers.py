@@ -34,13 +34,13 @@ from typing import Final
 import numpy as np
 from rich.console import Console
 
-from bench.agreement import embed_samples, measure_agreement, reason_to_refuse
-from bench.bundles import export_bundles
-from bench.contender import Contender, Makers, Work
-from bench.machine import Ceiling, fp32_flops, int8_ops, memory_bytes
-from bench.models import MODELS, Model
-from bench.tower_cases import BATCHES, BATCHES_CUDA, Batches, Case, cases_of, random_ids, random_pixels
-from bench.tower_results import Limit, ModelResult, Row
+from bench.towers.agreement import embed_samples, measure_agreement, reason_to_refuse
+from bench.towers.bundles import export_bundles
+from bench.towers.cases import BATCHES, BATCHES_CUDA, Batches, Case, cases_of, random_ids, random_pixels
+from bench.towers.contender import Contender, Makers, Work
+from bench.towers.machine import Ceiling, fp32_flops, int8_ops, memory_bytes
+from bench.towers.models import MODELS, Model
+from bench.towers.results import Limit, ModelResult, Row
 from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.sessions import choose_device
 from clip_search_server.errors import FailedPreconditionError
@@ -107,7 +107,7 @@ def _parse() -> argparse.Namespace:
 
 def _cpu() -> _Device:
     try:
-        from bench.cpu_contenders import cpu_contenders  # noqa: PLC0415 - the peers need a set-up of their own
+        from bench.towers.cpu_contenders import cpu_contenders  # noqa: PLC0415 - the peers need a set-up of their own
     except ModuleNotFoundError as error:
         raise SystemExit(
             f"{error.name} is missing: run `make .venv-parity/.bench-stamp` and use that set-up."
@@ -123,7 +123,7 @@ def _cuda(*, graphs: bool) -> _Device:
     except FailedPreconditionError as error:
         raise SystemExit(str(error)) from error
     try:
-        from bench.cuda_contenders import cuda_ceiling, cuda_contenders, require_cuda  # noqa: PLC0415 - as above
+        from bench.towers.cuda_contenders import cuda_ceiling, cuda_contenders, require_cuda  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
         raise SystemExit(
             f"--device cuda: {error.name} is missing: install PyTorch's CUDA build and transformers."

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from bench.models import Model
-from bench.random_resnet import ClipResNet
-from bench.random_siglip import Siglip
-from bench.random_vit import ClipVit
+from bench.towers.models import Model
+from bench.towers.random_resnet import ClipResNet
+from bench.towers.random_siglip import Siglip
+from bench.towers.random_vit import ClipVit
 
 __all__ = ["SMALL"]
 

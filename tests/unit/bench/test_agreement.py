@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bench.agreement import FLOORS, embed_samples, measure_agreement, reason_to_refuse
-from bench.contender import Embeddings, Work
-from bench.tower_cases import Ids, Pixels
+from bench.towers.agreement import FLOORS, embed_samples, measure_agreement, reason_to_refuse
+from bench.towers.cases import Ids, Pixels
+from bench.towers.contender import Embeddings, Work
 from tests.unit.bench.small_models import SMALL
 
 MODEL = SMALL["vit"]

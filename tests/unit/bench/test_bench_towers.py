@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bench import bench_towers
-from bench.contender import Embeddings, Makers, Work
-from bench.machine import Ceiling
-from bench.models import Model
-from bench.tower_cases import Batches, Ids, Pixels
+from bench.towers.cases import Batches, Ids, Pixels
+from bench.towers.contender import Embeddings, Makers, Work
+from bench.towers.machine import Ceiling
+from bench.towers.models import Model
 from clip_search_server.bundle import Bundle
 from tests.unit.bench.small_models import SMALL
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.bundles import export_bundles, variants
+from bench.towers.bundles import export_bundles, variants
 from clip_search_server.bundle import Bundle, record_files, write_manifest
 from tests.unit.bench.small_models import SMALL
 

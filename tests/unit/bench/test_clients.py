@@ -3,8 +3,8 @@ import time
 
 import pytest
 
-from bench.clients import Latencies, closed_loop, open_loop
-from bench.heart import Heart
+from bench.index.clients import Latencies, closed_loop, open_loop
+from bench.index.heart import Heart
 
 
 async def test_clients_wait_for_their_answers() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bench.index_data import batches, filter_of, new_pictures, record, texts
+from bench.index.data import batches, filter_of, new_pictures, record, texts
 from clip_search_server.index import Record
 from clip_search_server.index.filters import matches
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.loads import Load, attention, convolution, linear, transformer
-from bench.machine import Ceiling, fp32_flops, int8_ops, memory_bytes
+from bench.towers.loads import Load, attention, convolution, linear, transformer
+from bench.towers.machine import Ceiling, fp32_flops, int8_ops, memory_bytes
 
 CEILING = Ceiling(flops=100e9, memory_bytes=10e9, weight_bytes=4)
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from bench.loads import linear
-from bench.models import MODELS
-from bench.random_weights import count_parameters
+from bench.towers.loads import linear
+from bench.towers.models import MODELS
+from bench.towers.random_weights import count_parameters
 from clip_search_export.checkpoints.layouts import read_checkpoint
 from clip_search_export.exporter import export
 from tests.unit.bench.small_models import SMALL
@@ -61,8 +61,8 @@ def test_a_short_text_touches_the_weights_of_the_blocks_alone() -> None:
 @pytest.mark.parametrize("name", VISION)
 def test_configurations_are_the_published_ones(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What config.json says of both towers is what the released files say."""
-    monkeypatch.setattr("bench.random_vit.write_weights", lambda _path, _tensors: None)
-    monkeypatch.setattr("bench.random_siglip.write_weights", lambda _path, _tensors: None)
+    monkeypatch.setattr("bench.towers.random_vit.write_weights", lambda _path, _tensors: None)
+    monkeypatch.setattr("bench.towers.random_siglip.write_weights", lambda _path, _tensors: None)
     config = json.loads((MODELS[name].write(tmp_path) / "config.json").read_text())
     assert VISION[name].items() <= config["vision_config"].items()
     assert TEXT[name].items() <= config["text_config"].items()
@@ -70,7 +70,7 @@ def test_configurations_are_the_published_ones(name: str, monkeypatch: pytest.Mo
 
 def test_the_resnet_has_the_published_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """open_clip's RN50.json, with the context and vocabulary of every CLIP."""
-    monkeypatch.setattr("bench.random_resnet.write_weights", lambda _path, _tensors: None)
+    monkeypatch.setattr("bench.towers.random_resnet.write_weights", lambda _path, _tensors: None)
     config = json.loads((MODELS["rn50"].write(tmp_path) / "open_clip_config.json").read_text())["model_cfg"]
     assert config["embed_dim"] == 1024
     assert config["vision_cfg"] == {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None}

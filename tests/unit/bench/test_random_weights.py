@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from bench import random_weights
-from bench.random_weights import Tensor, count_parameters, matrix, write_weights
+from bench.towers import random_weights
+from bench.towers.random_weights import Tensor, count_parameters, matrix, write_weights
 
 TENSORS = [
     Tensor("scalar", (), 0.0, 4.5),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.resident import peak_bytes, resident
+from bench.index.resident import peak_bytes, resident
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bench.models import MODELS
-from bench.tower_cases import BATCHES, BATCHES_CUDA, Case, cases_of, normalise, random_ids, random_pixels
+from bench.towers.cases import BATCHES, BATCHES_CUDA, Case, cases_of, normalise, random_ids, random_pixels
+from bench.towers.models import MODELS
 from tests.unit.bench.small_models import SMALL
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from bench.tower_results import Limit, ModelResult, Row, speed_over
+from bench.towers.results import Limit, ModelResult, Row, speed_over
 
 SLOW_SECOND_ROUND = {"optimum": [0.030, 0.300, 0.036], "clip-search fp32": [0.010, 0.100, 0.012]}
 ROW = Row("1 text of 8 tokens", 1, SLOW_SECOND_ROUND, {"clip-search fp32": Limit(0.009, "memory")})

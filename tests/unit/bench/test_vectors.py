@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.vectors import Parameters, Space, fit, nearest_cosine
+from bench.index.vectors import Parameters, Space, fit, nearest_cosine
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bench.models import MODELS
-from bench.random_weights import count_parameters
+from bench.towers.models import MODELS
+from bench.towers.random_weights import count_parameters
 from clip_search_server.bundle import Bundle
 from tests.hub_stub import HubStub
 from tests.unit.export.random_checkpoints import write_hf_clip

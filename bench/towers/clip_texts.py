@@ -6,8 +6,8 @@ Knows nothing of picture towers, nor of how a checkpoint is written.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from bench.loads import Load, linear, transformer
-from bench.random_tokenizers import CLIP_VOCABULARY
+from bench.towers.loads import Load, linear, transformer
+from bench.towers.random_tokenizers import CLIP_VOCABULARY
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "HEAD_WIDTH", "ClipTexts"]
 

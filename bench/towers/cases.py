@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bench.loads import Load
-from bench.models import Model
+from bench.towers.loads import Load
+from bench.towers.models import Model
 
 __all__ = [
     "BATCHES",

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.clients import Latencies, closed_loop, open_loop
-from bench.heart import Heart
-from bench.index_data import SPACE, filter_of, new_pictures, record, texts
-from bench.index_fill import KNOWN_TEXTS, LIMIT, TEXTS, recall_of, wait_until_built
-from bench.resident import Resident, peak_bytes, resident
+from bench.index.clients import Latencies, closed_loop, open_loop
+from bench.index.data import SPACE, filter_of, new_pictures, record, texts
+from bench.index.fill import KNOWN_TEXTS, LIMIT, TEXTS, recall_of, wait_until_built
+from bench.index.heart import Heart
+from bench.index.resident import Resident, peak_bytes, resident
 from clip_search_server.index import Collection, IndexSettings, Search
 from clip_search_server.index.engines import chosen_engine
 from clip_search_server.search.collection import AsyncCollection

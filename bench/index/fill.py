@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.index_data import SPACE, batches, new_pictures, texts
-from bench.vectors import FloatArray
+from bench.index.data import SPACE, batches, new_pictures, texts
+from bench.index.vectors import FloatArray
 from clip_search_server.index import Collection, IndexSettings, Search
 from clip_search_server.index.engines import chosen_engine
 

@@ -1,7 +1,7 @@
 """Exports a checkpoint with optimum and cuts its joint graph into two towers: the peer of the benchmarks.
 
 Reads what transformers reads: CLIP ViT and SigLIP in Hugging Face layout, not OpenCLIP's. Runs where torch is, in the
-set-up of `make parity`: `python -m bench.optimum_towers CHECKPOINT FOLDER`.
+set-up of `make parity`: `python -m bench.towers.optimum_towers CHECKPOINT FOLDER`.
 """
 
 import sys

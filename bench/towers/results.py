@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bench.machine import Bound
+from bench.towers.machine import Bound
 
 __all__ = ["Limit", "ModelResult", "Row", "speed_over"]
 

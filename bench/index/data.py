@@ -6,7 +6,7 @@ attribute, `draw`, a number between 0 and 1 that is as good as random, by which 
 
 from collections.abc import Iterator
 
-from bench.vectors import PICTURES_PER_CONCEPT, FloatArray, Parameters, Space
+from bench.index.vectors import PICTURES_PER_CONCEPT, FloatArray, Parameters, Space
 from clip_search_server.index import Bound, Filter, Range, Record
 
 __all__ = ["SPACE", "batches", "filter_of", "item_id", "new_pictures", "record", "texts"]

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from bench.loads import Load
+from bench.towers.loads import Load
 
 __all__ = ["Bound", "Ceiling", "cpu_session", "fp32_flops", "int8_ops", "memory_bytes"]
 

@@ -5,9 +5,9 @@ from typing import Final
 
 import numpy as np
 
-from bench.contender import Contender, Embeddings
-from bench.models import Model
-from bench.tower_cases import random_ids
+from bench.towers.cases import random_ids
+from bench.towers.contender import Contender, Embeddings
+from bench.towers.models import Model
 from clip_search_export.inputs import make_image_inputs
 from clip_search_export.parity import measure_parity
 from clip_search_server.bundle import ImagePreprocessing

@@ -1,6 +1,6 @@
 """Vectors that look like a CLIP model's to a nearest-neighbour graph, in any number and length, the same every time.
 
-What makes such vectors hard for a graph is measured on a real model, here the demo's (`bench/fit_vectors.py`, its
+What makes such vectors hard for a graph is measured on a real model, here the demo's (`bench/index/fit_vectors.py`, its
 figures in vectors.json), and reproduced:
 
     modality gap    pictures and texts lie around two means far apart: texts are not drawn from what the graph holds

@@ -11,13 +11,13 @@ import numpy as np
 import openvino
 import torch
 
-from bench import optimum_towers, torch_towers
-from bench.bundles import quantize, variants
-from bench.contender import Contender, Makers, Work
-from bench.machine import cpu_session
-from bench.models import Model
-from bench.torch_contender import TorchTowers
-from bench.tower_cases import Ids, Pixels, normalise
+from bench.towers import optimum_towers, torch_towers
+from bench.towers.bundles import quantize, variants
+from bench.towers.cases import Ids, Pixels, normalise
+from bench.towers.contender import Contender, Makers, Work
+from bench.towers.machine import cpu_session
+from bench.towers.models import Model
+from bench.towers.torch_contender import TorchTowers
 from clip_search_server.bundle import INT8, Bundle
 
 __all__ = ["cpu_contenders"]

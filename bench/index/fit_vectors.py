@@ -1,8 +1,8 @@
-"""Fits `bench/vectors.json` to the demo model's embeddings of the demo's pictures and texts, and checks the likeness.
+"""Fits `vectors.json` to the demo model's embeddings of the demo's pictures and texts, and checks the likeness.
 
     clip-search export demo .bench/demo-bundle
-    python -m bench.fit_vectors --bundle .bench/demo-bundle            # fit, check, write
-    python -m bench.fit_vectors --bundle .bench/demo-bundle --check    # check the committed file, write nothing
+    python -m bench.index.fit_vectors --bundle .bench/demo-bundle            # fit, check, write
+    python -m bench.index.fit_vectors --bundle .bench/demo-bundle --check    # check the committed file, write nothing
 
 The check: a deliberately poor graph (so that it misses enough to compare) over the real pictures and over as many
 generated ones, searched with the real texts and with generated ones. Prints one JSON line with both recalls. Generated
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.vectors import FITTED, PICTURES_PER_CONCEPT, FloatArray, Parameters, Space, fit, nearest_cosine
+from bench.index.vectors import FITTED, PICTURES_PER_CONCEPT, FloatArray, Parameters, Space, fit, nearest_cosine
 from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.encoder import Encoder
@@ -27,7 +27,7 @@ from clip_search_server.index.tuning import recall_at
 from clip_search_server.limits import Limits
 from demo.samples import draw_samples
 
-WORK = Path(__file__).resolve().parent.parent / ".bench"
+WORK = Path(__file__).resolve().parents[2] / ".bench"
 POOR = IndexSettings(graph_links=5, ef_construction=20, build_threads=1)
 EF = 10
 HARDER_MAX, EASIER_MAX = 0.15, 0.05

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bench.tower_cases import Ids, Pixels
+from bench.towers.cases import Ids, Pixels
 
 __all__ = ["Contender", "Embeddings", "Makers", "Work"]
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from bench.loads import Load
-from bench.random_resnet import ClipResNet
-from bench.random_siglip import Siglip
-from bench.random_vit import ClipVit
-from bench.random_weights import Tensor
+from bench.towers.loads import Load
+from bench.towers.random_resnet import ClipResNet
+from bench.towers.random_siglip import Siglip
+from bench.towers.random_vit import ClipVit
+from bench.towers.random_weights import Tensor
 
 __all__ = ["MODELS", "Model"]
 

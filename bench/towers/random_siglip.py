@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.loads import Load, attention, linear, transformer
-from bench.random_tokenizers import SIGLIP_END, siglip_tokenizer
-from bench.random_vit import hf_block
-from bench.random_weights import Tensor, matrix, norm, vector, write_weights
+from bench.towers.loads import Load, attention, linear, transformer
+from bench.towers.random_tokenizers import SIGLIP_END, siglip_tokenizer
+from bench.towers.random_vit import hf_block
+from bench.towers.random_weights import Tensor, matrix, norm, vector, write_weights
 
 __all__ = ["Siglip"]
 

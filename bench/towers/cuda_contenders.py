@@ -15,12 +15,12 @@ import numpy.typing as npt
 import onnxruntime as ort
 import torch
 
-from bench.bundles import variants
-from bench.contender import Contender, Embeddings, Makers, Work
-from bench.machine import Ceiling
-from bench.models import Model
-from bench.torch_contender import TorchTowers
-from bench.tower_cases import Ids, Pixels
+from bench.towers.bundles import variants
+from bench.towers.cases import Ids, Pixels
+from bench.towers.contender import Contender, Embeddings, Makers, Work
+from bench.towers.machine import Ceiling
+from bench.towers.models import Model
+from bench.towers.torch_contender import TorchTowers
 from clip_search_server.bundle import Bundle
 
 __all__ = ["cuda_ceiling", "cuda_contenders", "require_cuda"]

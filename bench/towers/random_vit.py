@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.clip_texts import HEAD_WIDTH, ClipTexts
-from bench.loads import Load, linear, transformer
-from bench.random_tokenizers import clip_tokenizer
-from bench.random_weights import Tensor, matrix, norm, vector, write_weights
+from bench.towers.clip_texts import HEAD_WIDTH, ClipTexts
+from bench.towers.loads import Load, linear, transformer
+from bench.towers.random_tokenizers import clip_tokenizer
+from bench.towers.random_weights import Tensor, matrix, norm, vector, write_weights
 
 __all__ = ["ClipVit", "hf_block"]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from bench.contender import Embeddings, Work
-from bench.models import Model
-from bench.torch_towers import load_towers
-from bench.tower_cases import Ids, Pixels, normalise
+from bench.towers.cases import Ids, Pixels, normalise
+from bench.towers.contender import Embeddings, Work
+from bench.towers.models import Model
+from bench.towers.torch_towers import load_towers
 
 __all__ = ["TorchTowers"]
 

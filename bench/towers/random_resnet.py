@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.clip_texts import HEAD_WIDTH, ClipTexts
-from bench.loads import Load, attention, convolution, linear
-from bench.random_tokenizers import clip_tokenizer
-from bench.random_weights import Tensor, matrix, norm, vector, write_weights
+from bench.towers.clip_texts import HEAD_WIDTH, ClipTexts
+from bench.towers.loads import Load, attention, convolution, linear
+from bench.towers.random_tokenizers import clip_tokenizer
+from bench.towers.random_weights import Tensor, matrix, norm, vector, write_weights
 
 __all__ = ["ClipResNet"]
 
