@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clip_search_server.index import backup, catalog_file, checked_json, data_folder, files, restore
-from tests.faults.power_cut_disk import CUTS, Cut
+from tests.faults.power_cut_disk import CUTS, Cut, Written
 from tests.faults.power_cut_folder import recorded_folder, telling, violations
 from tests.faults.power_cuts import spread
 
@@ -29,6 +29,20 @@ def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, mon
     print(f"\n{POINTS} power cuts among {len(history.changes)} changes and {len(history.told)} answers")  # noqa: T201
     assert (len(told.backups), len(told.copies)) == (SESSIONS, SESSIONS // 2)
     points = sorted([*spread(len(history.changes), POINTS // 2), *telling(history, POINTS // 2)])
+    assert violations(history, points, CUTS, tmp_path / "remains") == []
+
+
+@pytest.mark.timeout(300)
+def test_a_power_cut_while_a_new_store_gets_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first page may be torn then; a journal mends it, and who reads the store before that is not misled."""
+    history = recorded_folder(tmp_path / "disk", monkeypatch, 1)
+    written = [
+        at
+        for at, change in enumerate(history.changes, 1)
+        if isinstance(change, Written) and change.path.name == "store.sqlite3" and change.offset == 0
+    ]
+    assert written
+    points = [point for point in written[:4] for _ in range(3 * len(CUTS))]
     assert violations(history, points, CUTS, tmp_path / "remains") == []
 
 

@@ -218,27 +218,28 @@ def _identity(path: Path) -> Identity:
         try:
             meta = _meta(path)
         except apsw.Error as error:
-            if not page_checksums.is_damage(error) or not _has_log(path):
+            if not page_checksums.is_damage(error) or not _will_be_mended(path):
                 raise
-            meta = _meta(path, is_half_folded=True)
+            meta = _meta(path, is_half_written=True)
         return Identity(str(meta["collection_id"]), str(meta["space_id"]), int(meta["dim"]))
     except (apsw.Error, KeyError, ValueError) as error:
         reason = page_checksums.describe(error)
         raise DataLossError(f"{path} is damaged ({reason}); restore it from a backup") from error
 
 
-def _meta(path: Path, *, is_half_folded: bool = False) -> dict[str, str | int]:
+def _meta(path: Path, *, is_half_written: bool = False) -> dict[str, str | int]:
     """Return what `meta` holds, from the main file alone.
 
     Where a crash came while the log was folded, the main file may be half old and half new: its first page torn, its
-    size not what that page says. The log has all of it and will mend it. The page of `meta` is never written again, so
-    it is read all the same, and must pass its own checksum.
+    size not what that page says. The log has all of it and will mend it. Where a power cut came while the file was made
+    one that has a log, its first page may be torn, which its journal will mend. The page of `meta` is never written
+    again, so it is read all the same, and must pass its own checksum.
     """
     # "immutable" keeps SQLite from creating or reading the log: `meta` has been in the main file since its creation.
     address = f"file:{quote(os.fspath(path.absolute()))}?immutable=1"
     connection = page_checksums.connect(address, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
     with contextlib.closing(connection):
-        if not is_half_folded:
+        if not is_half_written:
             return _rows_of_meta(connection)
         connection.pragma("writable_schema", 1)  # Takes a file that is shorter than its first page says.
         with page_checksums.unchecked(connection):
@@ -253,6 +254,7 @@ def _rows_of_meta(connection: apsw.Connection) -> dict[str, str | int]:
     return dict(cast("list[tuple[str, str | int]]", list(connection.execute("SELECT key, value FROM meta"))))
 
 
-def _has_log(path: Path) -> bool:
-    log = Path(f"{path}-wal")
-    return log.exists() and log.stat().st_size > 0
+def _will_be_mended(path: Path) -> bool:
+    """Tell whether opening the store for writing finds what a crash interrupted, and finishes or undoes it."""
+    beside = (Path(f"{path}{suffix}") for suffix in ("-wal", "-journal"))
+    return any(each.exists() and each.stat().st_size > 0 for each in beside)
