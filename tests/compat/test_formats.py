@@ -3,7 +3,6 @@
 make_format.py makes an archive and says what is in it; described.py is what is compared.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -27,16 +26,12 @@ from clip_search_server.maintenance_commands import check as check_command
 from clip_search_server.maintenance_commands import migrate as migrate_command
 from tests.compat.described import describe
 from tests.compat.make_format import SETTINGS
-from tests.unit.index.support import random_vectors, wait_until
+from tests.unit.index.support import digests_of, random_vectors, silent, wait_until
 from tests.unit.index.test_engines import Hide
 
 FOLDER = Path(__file__).parent
 FORMATS = range(1, FORMAT_VERSION + 1)
 ARCHIVES_BYTES_MAX = 100_000
-
-
-def _silent(_line: str) -> None:
-    return
 
 
 def _recorded(version: int) -> Any:
@@ -51,17 +46,8 @@ def _unpacked(version: int, target: Path) -> Path:
 def _current(version: int, tmp_path: Path) -> Path:
     """Unpack a format and bring it to the present one, as an operator would."""
     data = _unpacked(version, tmp_path / "data")
-    migrate(data, tmp_path / "before", report=_silent)
+    migrate(data, tmp_path / "before", report=silent)
     return data
-
-
-def _bytes_of(folder: Path) -> dict[str, str]:
-    """Return a digest of every file but locks, into which whoever tries to open writes its number."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "lock"
-    }
 
 
 def test_every_format_is_kept() -> None:
@@ -124,9 +110,9 @@ def test_a_folder_of_a_released_format_goes_on(version: int, tmp_path: Path) -> 
 def test_a_backup_of_a_released_format_is_all_there(version: int, tmp_path: Path) -> None:
     """What comes back from a backup of the unpacked folder is what was recorded."""
     pytest.importorskip("hnswlib")
-    made = back_up(_unpacked(version, tmp_path / "data"), tmp_path / "backups", report=_silent)
-    restore(made.path, tmp_path / "restored", report=_silent)
-    migrate(tmp_path / "restored", tmp_path / "before", report=_silent)
+    made = back_up(_unpacked(version, tmp_path / "data"), tmp_path / "backups", report=silent)
+    restore(made.path, tmp_path / "restored", report=silent)
+    migrate(tmp_path / "restored", tmp_path / "before", report=silent)
     assert describe(tmp_path / "restored", SETTINGS, []) == _recorded(version)
 
 
@@ -134,14 +120,14 @@ def test_a_backup_of_a_released_format_is_all_there(version: int, tmp_path: Path
 def test_a_dry_run_says_what_migrating_would_do(version: int, tmp_path: Path) -> None:
     """The steps of each collection, or that nothing is to be done; not a byte changes."""
     data = _unpacked(version, tmp_path / "data")
-    before = _bytes_of(data)
+    before = digests_of(data)
     result = CliRunner().invoke(migrate_command, ["--data", str(data), "--dry-run"])
     assert result.exit_code == 0, result.output
     if version == FORMAT_VERSION:
         assert result.stdout == "nothing to do: every collection is of the present format\n"
     else:
         assert f"collection pets: format {version} to {version + 1}: " in result.stdout
-    assert _bytes_of(data) == before
+    assert digests_of(data) == before
 
 
 def _newer_store(data: Path) -> None:
@@ -167,37 +153,37 @@ def test_a_folder_of_a_newer_format_is_refused_untouched(tmp_path: Path, renew: 
     """Both formats are named, with what to do, and not a byte changes."""
     data = _unpacked(FORMAT_VERSION, tmp_path / "data")
     renew(data)
-    before = _bytes_of(data)
+    before = digests_of(data)
 
     def open_it() -> None:
-        with DataFolder(data, _silent) as folder:
+        with DataFolder(data, silent) as folder:
             Collection.open_existing(folder.folder_of("pets"), settings=SETTINGS).close()
 
     wanted = rf"has format {FORMAT_VERSION + 1}, newer than the {FORMAT_VERSION} .*; use the release that wrote it"
     with pytest.raises(FailedPreconditionError, match=wanted):
         open_it()
-    assert _bytes_of(data) == before
+    assert digests_of(data) == before
 
 
 def test_migrating_a_newer_format_is_refused_untouched(tmp_path: Path) -> None:
     """No step leads back; nothing is backed up and nothing changed."""
     data = _unpacked(FORMAT_VERSION, tmp_path / "data")
     _newer_store(data)
-    before = _bytes_of(data)
+    before = digests_of(data)
     result = CliRunner().invoke(migrate_command, ["--data", str(data), "--backup-to", str(tmp_path / "backups")])
     assert result.exit_code == 1
     assert f"has format {FORMAT_VERSION + 1}, from which no step leads to {FORMAT_VERSION}" in result.stderr
-    assert _bytes_of(data) == before
+    assert digests_of(data) == before
     assert not (tmp_path / "backups").exists()
 
 
 def test_a_folder_of_another_space_is_refused_untouched(tmp_path: Path) -> None:
     """Both spaces, or both dimensions, are named, and not a byte changes."""
     data = _unpacked(FORMAT_VERSION, tmp_path / "data")
-    before = _bytes_of(data)
+    before = digests_of(data)
     pets = data / "collections" / "pets"
     with pytest.raises(SpaceMismatchError, match="'space of the pets' but the model makes vectors of space 'another'"):
         Collection.open(pets, dim=12, space_id="another")
     with pytest.raises(SpaceMismatchError, match="12 components but the model's have 16"):
         Collection.open(pets, dim=16, space_id="space of the pets")
-    assert _bytes_of(data) == before
+    assert digests_of(data) == before

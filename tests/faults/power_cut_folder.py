@@ -27,6 +27,7 @@ from tests.faults.index_checks import assert_memory_equals_store
 from tests.faults.index_history import SETTINGS, VECTORS
 from tests.faults.power_cut_disk import Change, Cut, Renamed
 from tests.faults.power_cut_layer import recording
+from tests.unit.index.support import silent
 
 _CHANGES = 6  # of the catalog, a session
 _ITEMS = 9  # a write
@@ -71,7 +72,7 @@ def recorded_folder(root: Path, monkeypatch: pytest.MonkeyPatch, sessions: int) 
 
 def _session(root: Path, number: int, told: Told) -> Iterator[Told]:
     chance = random.Random(number)
-    with DataFolder(root / "data", _ignore) as folder:
+    with DataFolder(root / "data", silent) as folder:
         folder.note_findings()
         for change in itertools.islice(changes(number, folder.contents), _CHANGES):
             told = _changed(folder, told, change)
@@ -80,12 +81,12 @@ def _session(root: Path, number: int, told: Told) -> Iterator[Told]:
                 name = chance.choice(sorted(folder.contents.collections))
                 told = _written(folder, told, name, f"session {number} state {told.position}")
                 yield told
-    made = back_up(root / "data", root / "backups", report=_ignore, keep=_KEEP)
+    made = back_up(root / "data", root / "backups", report=silent, keep=_KEEP)
     told = replace(told, backups={**told.backups, _number_of(made.path): told.data})
     yield told
     if number % 2:
         copy = f"copy-{number}"
-        restore(root / "backups", root / copy, report=_ignore)
+        restore(root / "backups", root / copy, report=silent)
         yield replace(told, copies={**told.copies, copy: told.data})
 
 
@@ -109,10 +110,6 @@ def _written(folder: DataFolder, told: Told, name: str, mark: str) -> Told:
 
 def _number_of(backup: Path) -> int:
     return int(backup.name.partition("-")[0])
-
-
-def _ignore(_line: str) -> None:
-    return
 
 
 def telling(history: FolderHistory, count: int) -> list[int]:
@@ -140,7 +137,7 @@ def check(remains: Path, history: FolderHistory, point: int) -> None:
     _check_backups(remains, now, soon)
     found = read_data(remains / "data")
     assert found in {"now": now.data, "soon": soon.data}.values(), "the data folder is not what was acknowledged"
-    made = back_up(remains / "data", remains / "backups", report=_ignore, keep=_KEEP)
+    made = back_up(remains / "data", remains / "backups", report=silent, keep=_KEEP)
     assert not list((remains / "backups").glob(".partial-*"))
     read_backup(made.path)
 
@@ -162,13 +159,13 @@ def _check_backups(remains: Path, now: Told, soon: Told) -> None:
     assert not now.backups or max(now.backups) in found, "an acknowledged backup is gone"
     if found:
         newest = max(found)
-        restore(found[newest], remains / "restored", report=_ignore)
+        restore(found[newest], remains / "restored", report=silent)
         assert read_data(remains / "restored") == soon.backups[newest], "the newest backup is not what was backed up"
 
 
 def read_data(path: Path) -> Data:
     """Open a data folder and all that is in it, as a server would, and return what it holds."""
-    with DataFolder(path, _ignore) as folder:
+    with DataFolder(path, silent) as folder:
         folder.note_findings()
         contents = folder.contents
         ids = {name: _ids_of(folder.folder_of(name)) for name in contents.collections}

@@ -16,7 +16,7 @@ from demo.server_process import program
 from tests.faults.index_checks import assert_memory_equals_store
 from tests.faults.injection import under_strace
 from tests.faults.mounted_disks import small_disk
-from tests.unit.index.support import DIM, SPACE, random_vectors, wait_until
+from tests.unit.index.support import DIM, SPACE, random_vectors, silent, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.system]
 
@@ -26,13 +26,9 @@ IDS = {f"item {at}" for at in range(len(VECTORS))}
 DISK_MIB = 2
 
 
-def _silent(_line: str) -> None:
-    return
-
-
 def _fill(data: Path) -> Path:
     """Make a data folder with a collection, a sealed segment, tail rows and a generation."""
-    with DataFolder(data, _silent) as folder:
+    with DataFolder(data, silent) as folder:
         folder.create("pets", Space(SPACE, DIM))
         folder.set_aliases({"current": "pets"})
         collection = Collection.open_existing(folder.folder_of("pets"), settings=SETTINGS)
@@ -46,7 +42,7 @@ def _fill(data: Path) -> Path:
 
 def _assert_whole(data: Path) -> None:
     """The data folder has all that `_fill` put there, and opens without a complaint."""
-    with DataFolder(data, _silent) as folder:
+    with DataFolder(data, silent) as folder:
         assert (set(folder.contents.collections), folder.contents.aliases) == ({"pets"}, {"current": "pets"})
         collection = Collection.open_existing(folder.folder_of("pets"), settings=SETTINGS)
         try:
@@ -105,7 +101,7 @@ CASES = {
 def data(tmp_path: Path) -> Path:
     """A data folder, with a backup beside it."""
     data = _fill(tmp_path / "data")
-    back_up(data, tmp_path / "kept", report=_silent)
+    back_up(data, tmp_path / "kept", report=silent)
     return data
 
 
@@ -166,7 +162,7 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path, name: str) -> None
     """With no room where it writes, a command says so and changes nothing; with room it succeeds."""
     with small_disk(tmp_path, DISK_MIB) as disk:
         data = _fill(disk.folder / "data" if name == "rebuild" else tmp_path / "data")
-        back_up(data, tmp_path / "kept" if name == "restore" else tmp_path / "other", report=_silent)
+        back_up(data, tmp_path / "kept" if name == "restore" else tmp_path / "other", report=silent)
         to = disk.folder / "to"
         disk.fill()
         _assert_refused(_run(name, data, to, []), "No space left on device|disk is full|disk I/O error")

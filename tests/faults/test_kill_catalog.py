@@ -13,16 +13,12 @@ from clip_search_server.index.catalog_file import CatalogContents
 from clip_search_server.index.restore import find_backup, read_backup, restore
 from tests.faults.catalog_victim import CHANGES, SPACE, changes
 from tests.faults.nursery import Nursery, open_nursery
-from tests.unit.index.support import random_vectors
+from tests.unit.index.support import random_vectors, silent
 
 pytestmark = pytest.mark.faults
 
 KILLS_OF_CHANGES = 150
 KILLS_OF_BACKUPS = 60
-
-
-def _ignore(_line: str) -> None:
-    return
 
 
 @pytest.fixture
@@ -54,7 +50,7 @@ def test_kill_at_any_moment_of_a_change_leaves_the_old_or_the_new_catalog(nurser
         done = _kill_one(nursery, "catalog", data, seed, answers_max=CHANGES, delay_seconds_max=0.01)
         foretold = [contents, *(after for _make, after in changes(seed, contents))]
         mid_change += bool(list(data.glob("*.tmp")) + list((data / "collections").glob(".*")))
-        with DataFolder(data, _ignore) as folder:
+        with DataFolder(data, silent) as folder:
             folder.note_findings()
             found = folder.contents
             assert found in foretold[done : done + 2], f"round {seed}: not what was acknowledged"
@@ -70,7 +66,7 @@ def test_kill_at_any_moment_of_a_change_leaves_the_old_or_the_new_catalog(nurser
 def test_kill_at_any_moment_of_a_backup_leaves_whole_backups_alone(nursery: Nursery, tmp_path: Path) -> None:
     """Whatever is named like a backup is whole, acknowledged ones are there, and the newest can be restored."""
     vectors = random_vectors(200, seed=1)
-    with DataFolder(tmp_path / "data", _ignore) as folder:
+    with DataFolder(tmp_path / "data", silent) as folder:
         folder.create("pets", SPACE)
         collection = Collection.open_existing(folder.folder_of("pets"))
         collection.upsert([Record(f"{at}", vectors[at]) for at in range(200)])
@@ -86,10 +82,10 @@ def test_kill_at_any_moment_of_a_backup_leaves_whole_backups_alone(nursery: Nurs
             read_backup(path)
         assert len(whole) >= min(done, 3)
     assert mid_backup >= KILLS_OF_BACKUPS // 10, mid_backup
-    back_up(tmp_path / "data", backups, report=_ignore, keep=3)
+    back_up(tmp_path / "data", backups, report=silent, keep=3)
     assert len(list(backups.glob("0*"))) == 3
     assert not list(backups.glob(".partial-*"))
-    restore(find_backup(backups), tmp_path / "copy", report=_ignore)
+    restore(find_backup(backups), tmp_path / "copy", report=silent)
     restored = Collection.open_existing(tmp_path / "copy" / "collections" / "pets")
     assert restored.item_count == 200
     restored.close()

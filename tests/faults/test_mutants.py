@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from clip_search_server.index import checked_json, files, schema, segment_files
+from clip_search_server.index import checked_json, files, own_sqlite, segment_files
 from clip_search_server.index.store import Store
 from tests.faults.corruption import Harm, flip_bit, flip_bit_of_next_label, harms_that_pass
+from tests.faults.mutant_publishing import publish_unnamed, publish_unsynced, rename_before_sync
 from tests.faults.power_cut_disk import Cut
 from tests.faults.power_cut_history import FOLDER, final_items, recorded_history, telling, violations
 
@@ -36,38 +37,19 @@ def _commits_are_not_synced(patch: pytest.MonkeyPatch) -> None:
 
 
 def _segments_are_not_synced(patch: pytest.MonkeyPatch) -> None:
-    def publish(path: Path, write: Callable[[Path], None]) -> None:
-        temporary = path.with_name(path.name + files.TEMPORARY_SUFFIX)
-        write(temporary)
-        temporary.rename(path)
-        files.sync_folder(path.parent)
-
-    patch.setattr(segment_files, "publish_file", publish)
+    patch.setattr(segment_files, "publish_file", publish_unsynced)
 
 
 def _files_are_renamed_before_they_are_synced(patch: pytest.MonkeyPatch) -> None:
-    def publish(path: Path, write: Callable[[Path], None]) -> None:
-        temporary = path.with_name(path.name + files.TEMPORARY_SUFFIX)
-        write(temporary)
-        temporary.rename(path)
-        files.sync_file(path)
-        files.sync_folder(path.parent)
-
-    _replace_publish_file(patch, publish)
+    _replace_publish_file(patch, rename_before_sync)
 
 
 def _published_names_are_not_synced(patch: pytest.MonkeyPatch) -> None:
-    def publish(path: Path, write: Callable[[Path], None]) -> None:
-        temporary = path.with_name(path.name + files.TEMPORARY_SUFFIX)
-        write(temporary)
-        files.sync_file(temporary)
-        temporary.rename(path)
-
-    _replace_publish_file(patch, publish)
+    _replace_publish_file(patch, publish_unnamed)
 
 
 def _replace_publish_file(patch: pytest.MonkeyPatch, publish: Callable[..., None]) -> None:
-    for module in (schema, checked_json, segment_files):
+    for module in (own_sqlite, checked_json, segment_files):
         patch.setattr(module, "publish_file", publish)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clip_search_server.index import backup, catalog_file, checked_json, data_folder, files, restore
+from tests.faults.mutant_publishing import publish_unnamed, publish_unsynced, rename_before_sync
 from tests.faults.power_cut_disk import CUTS, Cut, Written
 from tests.faults.power_cut_folder import recorded_folder, telling, violations
 from tests.faults.power_cuts import spread
@@ -51,34 +52,15 @@ def _nothing(_patch: pytest.MonkeyPatch) -> None:
 
 
 def _catalogs_are_not_synced(patch: pytest.MonkeyPatch) -> None:
-    def publish(path: Path, write: Callable[[Path], None]) -> None:
-        temporary = path.with_name(path.name + files.TEMPORARY_SUFFIX)
-        write(temporary)
-        temporary.rename(path)
-        files.sync_folder(path.parent)
-
-    _replace_catalog_publishing(patch, publish)
+    _replace_catalog_publishing(patch, publish_unsynced)
 
 
 def _catalogs_are_renamed_before_they_are_synced(patch: pytest.MonkeyPatch) -> None:
-    def publish(path: Path, write: Callable[[Path], None]) -> None:
-        temporary = path.with_name(path.name + files.TEMPORARY_SUFFIX)
-        write(temporary)
-        temporary.rename(path)
-        files.sync_file(path)
-        files.sync_folder(path.parent)
-
-    _replace_catalog_publishing(patch, publish)
+    _replace_catalog_publishing(patch, rename_before_sync)
 
 
 def _names_of_catalogs_are_not_synced(patch: pytest.MonkeyPatch) -> None:
-    def publish(path: Path, write: Callable[[Path], None]) -> None:
-        temporary = path.with_name(path.name + files.TEMPORARY_SUFFIX)
-        write(temporary)
-        files.sync_file(temporary)
-        temporary.rename(path)
-
-    _replace_catalog_publishing(patch, publish)
+    _replace_catalog_publishing(patch, publish_unnamed)
 
 
 def _replace_catalog_publishing(patch: pytest.MonkeyPatch, publish: Callable[..., None]) -> None:

@@ -9,25 +9,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import click
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     Task,
-    TextColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
 from clip_search.cli.output import CommandError, print_document, print_note, report_error, safe_text
+from clip_search.cli.progress import ProgressDisplay
 from clip_search.cli.session import connect
 from clip_search.cli.settings import Settings, client_command, pass_settings
-from clip_search.cli.tables import console, human_bytes
+from clip_search.cli.tables import human_bytes
 from clip_search.client import Client
 from clip_search.contents import Image, Item
 from clip_search.errors import ClipSearchError
@@ -197,33 +192,11 @@ class _RateColumn(ProgressColumn):
         return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="dim")
 
 
-class _Display:
-    """What is seen while a run is under way: on a terminal a progress bar, and failures everywhere."""
+class _Display(ProgressDisplay):
+    """The bar of a run, and its failures everywhere."""
 
     def __init__(self, total: int, *, as_json: bool) -> None:
-        self._as_json = as_json
-        stderr = console(stderr=True)
-        self._progress = Progress(
-            TextColumn("indexing"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _RateColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[failures]}", style="red"),
-            console=stderr,
-            transient=True,
-            disable=as_json or not stderr.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=total, failures="")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        super().__init__("indexing", total, as_json=as_json, columns=(_RateColumn(),))
 
     def advance(self, failed: int) -> None:
         """Count one more picture as done with."""
@@ -233,7 +206,5 @@ class _Display:
         """Say which picture failed and why."""
         if self._as_json:
             report_error(reason, as_json=True, code=code, path=safe_text(str(path)))
-        elif self._progress.disable:
-            print_note(f"failed: {path}: {reason}")
         else:
-            self._progress.console.print(Text(safe_text(f"failed: {path}: {reason}")), soft_wrap=True)
+            self._note(f"failed: {path}: {reason}")

@@ -10,17 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from clip_search.cli.failures import failures_reported
 from clip_search.cli.output import CommandError, json_line, print_document, print_note, report_error, safe_text
+from clip_search.cli.progress import ProgressDisplay
 from clip_search.cli.settings import SERVER_VARIABLE, Settings, pass_settings, shared_options
-from clip_search.cli.tables import console
 from clip_search.client import Client
 from clip_search.errors import ClipSearchError
 from clip_search.picture_sources import PathSource, PictureSource, ServerSource, UrlSource
@@ -417,33 +414,12 @@ class _Silence:
         """Do nothing."""
 
 
-class _Display:
-    """What is seen while a run is under way: on a terminal a progress bar, and the first failures everywhere."""
+class _Display(ProgressDisplay):
+    """The bar of a run, and its first failures everywhere."""
 
     def __init__(self, total: int, *, as_json: bool) -> None:
-        self._as_json = as_json
+        super().__init__("embedding", total, as_json=as_json)
         self._missed = 0
-        stderr = console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[failures]}", style="red"),
-            console=stderr,
-            transient=True,
-            disable=as_json or not stderr.is_terminal,
-        )
-        self._task = self._progress.add_task("embedding", total=total, failures="")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def begin_pass(self, number: int) -> None:
         """Say that what was written meanwhile is looked at."""
@@ -462,8 +438,4 @@ class _Display:
             report_error(reason, as_json=True, code="MISSING", id=item_id)
         elif self._missed <= _SHOWN_MAX:
             more = "; further ones are only listed in the file" if self._missed == _SHOWN_MAX else ""
-            text = f"missing: {item_id}: {reason}{more}"
-            if self._progress.disable:
-                print_note(text)
-            else:
-                self._progress.console.print(Text(safe_text(text)), soft_wrap=True)
+            self._note(f"missing: {item_id}: {reason}{more}")

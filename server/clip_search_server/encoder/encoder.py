@@ -22,7 +22,6 @@ from clip_search_server.encoder.batching import BatchBounds, Batcher, Door, Door
 from clip_search_server.encoder.decode_pool import DecodePool
 from clip_search_server.encoder.pixels import PixelLimits
 from clip_search_server.encoder.precision import Precision, PrecisionChoice, choose_precision
-from clip_search_server.encoder.priorities import give_way
 from clip_search_server.encoder.sessions import Device, DeviceChoice, choose_device
 from clip_search_server.encoder.text_cache import TextCache
 from clip_search_server.encoder.thumbnails import ThumbnailSettings
@@ -32,6 +31,7 @@ from clip_search_server.encoder.tuning.measure import Probe, measure_shapes
 from clip_search_server.encoder.tuning.timings import BATCH_SECONDS_MAX, Timing, TowerTuning, Tuning
 from clip_search_server.errors import InvalidArgumentError
 from clip_search_server.limits import Limits
+from clip_search_server.priority import stand_back
 
 __all__ = ["EmbeddedPicture", "Encoder", "EncoderThreads", "Vector"]
 
@@ -45,13 +45,17 @@ _BULK_BATCHES: Final = 4
 _TUNING_ROUNDS: Final = 4
 """How often each batch shape is measured before the result is taken to be true."""
 _IDLE_CHECK_SECONDS: Final = 0.25
+_IMAGE_NICENESS: Final = 5
+"""How far the image tower stands back: to about a quarter of the processor where others want all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderThreads:
     """The threads of one encoder; each tower's sessions are opened and run on its own."""
 
-    image: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "image-tower", give_way))
+    image: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, "image-tower", stand_back, (_IMAGE_NICENESS,))
+    )
     text: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "text-tower"))
     tokenizer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "tokenizer"))
 

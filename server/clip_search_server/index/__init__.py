@@ -15,7 +15,6 @@ What happens to a write, and which file it lives in:
     state.py         the state in memory; publishes an immutable view.py after every commit
     tail.py          the newest vectors, scanned exactly
     sealing.py       one thread; turns the tail into segments, merges small ones, rebuilds those with many dead rows
-    priority.py      lets searches go before building
     sealed.py        a segment's nodes joined to items: labels, ids, deaths
     segment.py       the protocol of an engine; hnswlib_segment.py, faiss_segment.py and usearch_segment.py keep it
     engines.py       which engine builds, which load
@@ -55,7 +54,7 @@ Architecture invariants:
 The folder of a collection:
 
     lock                    held by the process that has it open (lock.py)
-    store.sqlite3, -wal     the truth (tables: schema.py)
+    store.sqlite3, -wal     the truth (tables: schema.py; how such files are born: own_sqlite.py)
     images.sqlite3, -wal    kept pictures, if any (tables: image_file.py); nothing else depends on them
     segments/NAME.*         written once when a segment is sealed (formats: segment_files.py)
     generations/N.json      small manifests, the two newest kept (format: generations.py)

@@ -19,7 +19,7 @@ import apsw
 
 from clip_search_server.errors import DataLossError, FailedPreconditionError
 from clip_search_server.index import page_checksums
-from clip_search_server.index.files import publish_file
+from clip_search_server.index.own_sqlite import create_file, format_version_of_file
 from clip_search_server.index.rows import crc_of
 
 IMAGES_NAME = "images.sqlite3"
@@ -28,8 +28,6 @@ _FORMAT_VERSION = 1
 _APPLICATION_ID = 0x434C5349  # "CLSI"
 _PAGE_BYTES = 16_384  # pictures have hundreds of kilobytes
 _BUSY_TIMEOUT_MS = 5_000
-_HEADER_BYTES = 100
-_MAGIC = b"SQLite format 3\x00"
 
 _TABLES = """
 CREATE TABLE images (
@@ -54,21 +52,10 @@ def create_image_file(path: Path) -> None:
         OSError, apsw.Error: the disk refused.
     """
 
-    def write(temporary: Path) -> None:
-        temporary.unlink(missing_ok=True)
-        connection = page_checksums.connect(temporary)
-        try:
-            connection.pragma("page_size", _PAGE_BYTES)
-            page_checksums.add_to_new_file(connection)
-            connection.pragma("journal_mode", "memory")  # A journal left by a crash would spoil the next attempt.
-            with connection:
-                connection.execute(_TABLES)
-                connection.pragma("application_id", _APPLICATION_ID)
-                connection.pragma("user_version", _FORMAT_VERSION)
-        finally:
-            connection.close()
+    def fill(connection: apsw.Connection) -> None:
+        connection.execute(_TABLES)
 
-    publish_file(path, write)
+    create_file(path, fill, page_bytes=_PAGE_BYTES, application_id=_APPLICATION_ID, format_version=_FORMAT_VERSION)
 
 
 def check_header(path: Path) -> None:
@@ -78,13 +65,9 @@ def check_header(path: Path) -> None:
         DataLossError: not a file of pictures, or its header is damaged.
         FailedPreconditionError: a newer release wrote it, or this installation could not keep its page checksums.
     """
-    with path.open("rb") as stream:
-        header = stream.read(_HEADER_BYTES)
-    application_id = int.from_bytes(header[68:72], "big")
-    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC) or application_id != _APPLICATION_ID:
+    version = format_version_of_file(path, _APPLICATION_ID)
+    if version is None:
         raise DataLossError(f"{path} is no file of kept pictures, or its header is damaged; restore it from a backup")
-    page_checksums.check_usable(path, header)
-    version = int.from_bytes(header[60:64], "big")
     if version != _FORMAT_VERSION:
         raise FailedPreconditionError(
             f"{path} has format {version}, not the {_FORMAT_VERSION} of this release; use the release that wrote it"

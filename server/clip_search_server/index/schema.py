@@ -37,7 +37,7 @@ import apsw
 
 from clip_search_server.errors import DataLossError, FailedPreconditionError, SpaceMismatchError, UnavailableError
 from clip_search_server.index import page_checksums
-from clip_search_server.index.files import publish_file
+from clip_search_server.index.own_sqlite import create_file, format_version_of_file
 from clip_search_server.index.rows import crc_of
 
 FORMAT_VERSION = 1
@@ -46,8 +46,6 @@ STORE_NAME = "store.sqlite3"
 
 _APPLICATION_ID = 0x434C5331  # "CLS1"
 _PAGE_BYTES = 8192  # three 512-dimensional vectors a page
-_MAGIC = b"SQLite format 3\x00"
-_HEADER_BYTES = 100
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -119,27 +117,16 @@ def create_store(path: Path, *, space_id: str, dim: int) -> None:
         UnavailableError: the disk refused SQLite.
     """
 
-    def write(temporary: Path) -> None:
-        temporary.unlink(missing_ok=True)
-        connection = page_checksums.connect(temporary)
-        try:
-            connection.pragma("page_size", _PAGE_BYTES)
-            page_checksums.add_to_new_file(connection)
-            connection.pragma("journal_mode", "memory")  # A journal left by a crash would spoil the next attempt.
-            with connection:
-                connection.execute(TABLES)
-                connection.executemany(
-                    "INSERT INTO meta VALUES (?, ?)",
-                    [("collection_id", uuid.uuid4().hex), ("space_id", space_id), ("dim", dim), ("metric", METRIC)],
-                )
-                connection.execute("INSERT INTO counters VALUES (1, 0, 1, ?)", (crc_of(0, 1),))
-                connection.pragma("application_id", _APPLICATION_ID)
-                connection.pragma("user_version", FORMAT_VERSION)
-        finally:
-            connection.close()
+    def fill(connection: apsw.Connection) -> None:
+        connection.execute(TABLES)
+        connection.executemany(
+            "INSERT INTO meta VALUES (?, ?)",
+            [("collection_id", uuid.uuid4().hex), ("space_id", space_id), ("dim", dim), ("metric", METRIC)],
+        )
+        connection.execute("INSERT INTO counters VALUES (1, 0, 1, ?)", (crc_of(0, 1),))
 
     try:
-        publish_file(path, write)
+        create_file(path, fill, page_bytes=_PAGE_BYTES, application_id=_APPLICATION_ID, format_version=FORMAT_VERSION)
     except apsw.Error as error:
         raise UnavailableError(f"{path} cannot be created ({error}); check the disk") from error
 
@@ -204,13 +191,10 @@ def format_version_of(path: Path) -> int:
         DataLossError: not a store, or its header is damaged.
         FailedPreconditionError: this installation could not keep the store's page checksums.
     """
-    with path.open("rb") as stream:
-        header = stream.read(_HEADER_BYTES)
-    application_id = int.from_bytes(header[68:72], "big")
-    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC) or application_id != _APPLICATION_ID:
+    version = format_version_of_file(path, _APPLICATION_ID)
+    if version is None:
         raise DataLossError(f"{path} is not a clip-search store, or its header is damaged; restore it from a backup")
-    page_checksums.check_usable(path, header)
-    return int.from_bytes(header[60:64], "big")
+    return version
 
 
 def _identity(path: Path) -> Identity:

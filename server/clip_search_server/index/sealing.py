@@ -19,7 +19,6 @@ import numpy as np
 from clip_search_server.errors import DataLossError
 from clip_search_server.index.damage import Report
 from clip_search_server.index.generations import Generations
-from clip_search_server.index.priority import run_nicely
 from clip_search_server.index.recall_watch import RecallWatch
 from clip_search_server.index.sealed import IdTable, SealedPart, SealedRows, share_vectors
 from clip_search_server.index.segment import BuildCancelledError, Segment, SegmentEngine
@@ -30,6 +29,7 @@ from clip_search_server.index.tail import TailView
 from clip_search_server.index.tuning import QuerySource, tune
 from clip_search_server.index.types import FloatArray, IntArray
 from clip_search_server.index.view import View
+from clip_search_server.priority import run_nicely
 
 # Sealing goes before merging, so that the tail is free again soon; but not for ever: at this many times the bound the
 # tail has to wait, and with it ingest.

@@ -15,15 +15,11 @@ from clip_search_server.index.files import make_folder, publish_folder
 from clip_search_server.index.rebuild import rebuild_data
 from clip_search_server.index.restore import restore
 from tests.unit.index.conftest import OpenCollection
-from tests.unit.index.support import DIM, SPACE, random_vectors
+from tests.unit.index.support import DIM, SPACE, random_vectors, silent
 
 HERE = Space(SPACE, DIM)
 VECTORS = random_vectors(40, seed=4)
 STEPS_MAX = 100
-
-
-def _silent(_line: str) -> None:
-    return
 
 
 def _fail_sync(patch: pytest.MonkeyPatch, at: int) -> list[int]:
@@ -69,7 +65,7 @@ def _each_sync_fails(attempt: Callable[[], object], check: Callable[[bool], None
 def data(tmp_path: Path) -> Path:
     """A data folder with two collections, one of them with items and a generation, and an alias."""
     data = tmp_path / "data"
-    with DataFolder(data, _silent) as folder:
+    with DataFolder(data, silent) as folder:
         for name in ("one", "two"):
             folder.create(name, HERE)
         folder.set_aliases({"current": "one"})
@@ -81,7 +77,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def _contents(data: Path) -> CatalogContents:
-    with DataFolder(data, _silent) as folder:
+    with DataFolder(data, silent) as folder:
         folder.note_findings()
         return folder.contents
 
@@ -99,7 +95,7 @@ def _delete(folder: DataFolder) -> None:
 def test_a_refused_change_of_the_catalog_has_not_happened(data: Path, change: Callable[[DataFolder], None]) -> None:
     """Whichever sync fails, the folder goes on as before, opens as before, and takes the same change later."""
     before = _contents(data)
-    folder = DataFolder(data, _silent)
+    folder = DataFolder(data, silent)
 
     def check(refused: bool) -> None:
         nonlocal folder
@@ -109,7 +105,7 @@ def test_a_refused_change_of_the_catalog_has_not_happened(data: Path, change: Ca
         if refused:
             assert changed == before == _contents(data)
             assert {path.name for path in (data / "collections").iterdir()} == set(before.collections)
-        folder = DataFolder(data, _silent)
+        folder = DataFolder(data, silent)
         if not refused and "two" not in changed.collections:
             folder.create("two", HERE)
 
@@ -121,7 +117,7 @@ def test_a_refused_change_of_the_catalog_has_not_happened(data: Path, change: Ca
 
 def test_a_deletion_that_was_refused_is_not_carried_out_by_a_restart(data: Path) -> None:
     """What was written to the collection after the refusal would be lost with it."""
-    with DataFolder(data, _silent) as folder:
+    with DataFolder(data, silent) as folder:
         with pytest.MonkeyPatch.context() as patch:
             _fail_sync(patch, 2)  # the name of the catalog; its bytes come first
             with pytest.raises(UnavailableError, match="could not be deleted"):
@@ -129,7 +125,7 @@ def test_a_deletion_that_was_refused_is_not_carried_out_by_a_restart(data: Path)
         collection = Collection.open_existing(folder.folder_of("one"))
         collection.upsert([Record("later", VECTORS[0])])
         collection.close()
-    with DataFolder(data, _silent) as folder:
+    with DataFolder(data, silent) as folder:
         collection = Collection.open_existing(folder.folder_of("one"))
         assert collection.item_count == len(VECTORS) + 1
         collection.close()
@@ -141,7 +137,7 @@ def test_a_creation_that_sqlite_refused_leaves_nothing(data: Path, monkeypatch: 
     def full(*_args: object, **_kwargs: object) -> None:
         raise UnavailableError("store.sqlite3 cannot be created (database or disk is full); check the disk")
 
-    with DataFolder(data, _silent) as folder:
+    with DataFolder(data, silent) as folder:
         with monkeypatch.context() as patch:
             patch.setattr(data_folder, "create_store", full)
             with pytest.raises(UnavailableError, match=r"collection 'new' could not be created .*disk is full"):
@@ -175,20 +171,20 @@ def test_a_backup_that_was_refused_is_not_there(data: Path, tmp_path: Path) -> N
         assert refused
         assert {path.name for path in backups.glob("*")} <= {"lock"}
 
-    assert _each_sync_fails(lambda: back_up(data, backups, report=_silent), check) >= 5
+    assert _each_sync_fails(lambda: back_up(data, backups, report=silent), check) >= 5
     assert len(backups_in(backups)) == 1
 
 
 def test_a_restoration_that_was_refused_is_not_there(data: Path, tmp_path: Path) -> None:
     """Whichever sync fails, the target is not there and can be restored to again."""
-    made = back_up(data, tmp_path / "backups", report=_silent).path
+    made = back_up(data, tmp_path / "backups", report=silent).path
     target = tmp_path / "restored" / "data"
 
     def check(refused: bool) -> None:
         assert refused
         assert not target.parent.exists() or list(target.parent.iterdir()) == []
 
-    assert _each_sync_fails(lambda: restore(made, target, report=_silent), check) >= 5
+    assert _each_sync_fails(lambda: restore(made, target, report=silent), check) >= 5
     assert _contents(target) == _contents(data)
 
 
@@ -204,7 +200,7 @@ def test_a_rebuild_that_was_refused_leaves_what_was_there(data: Path) -> None:
         assert (stats.damage, stats.item_count) == ((), len(VECTORS))
 
     def rebuild() -> None:
-        for result in rebuild_data(data, report=_silent, only="one"):
+        for result in rebuild_data(data, report=silent, only="one"):
             if result.failure:
                 raise UnavailableError(result.failure)
 
@@ -258,13 +254,13 @@ def test_opening_a_data_folder_makes_durable_what_it_found(data: Path, monkeypat
     def write(*_args: object) -> None:
         assert {data, data / "collections"} <= set(synced)
 
-    with DataFolder(data, _silent) as folder:
+    with DataFolder(data, silent) as folder:
         folder.begin_deletion("two")
         (data / "collections" / "two").rename(data / "collections" / ".deleted-two-0")
     for module in (files, data_folder):
         monkeypatch.setattr(module, "sync_folder", sync_folder)
     monkeypatch.setattr(data_folder, "write_catalog", write)
-    with DataFolder(data, _silent) as folder:
+    with DataFolder(data, silent) as folder:
         folder.note_findings()
         assert folder.contents.deleting == frozenset()
     assert synced

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from clip_search_server.index.priority import run_nicely
+from clip_search_server.priority import run_nicely
 
 
 def _niceness() -> int:
