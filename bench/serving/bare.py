@@ -39,9 +39,20 @@ class BareTowers:
 
     def best(self, kind: str, seconds: float) -> BestBatch:
         """Return the best batch size for `text` or `image`; each gets its part of the time."""
-        probe, length = self._probe(kind)
-        results = [BestBatch(size, self._rate(probe, size, length, seconds / len(BATCHES))) for size in BATCHES]
+        results = [BestBatch(size, self.rate(kind, size, seconds / len(BATCHES))) for size in BATCHES]
         return max(results, key=lambda result: result.per_second)
+
+    def rate(self, kind: str, size: int, seconds: float) -> float:
+        """Run batches of `size` for so long and return inputs a second."""
+        probe, length = self._probe(kind)
+        probe(size, length)
+        times: list[float] = []
+        until = time.perf_counter() + seconds
+        while not times or time.perf_counter() < until:
+            started = time.perf_counter()
+            probe(size, length)
+            times.append(time.perf_counter() - started)
+        return size / float(np.mean(times))
 
     def single_ms(self, kind: str) -> float:
         """Run one input once and return milliseconds."""
@@ -52,14 +63,3 @@ class BareTowers:
 
     def _probe(self, kind: str) -> tuple[Probe, int]:
         return (self._image, 1) if kind == "image" else (self._text, self.text_tokens)
-
-    @staticmethod
-    def _rate(probe: Probe, size: int, length: int, seconds: float) -> float:
-        probe(size, length)
-        times: list[float] = []
-        until = time.perf_counter() + seconds
-        while not times or time.perf_counter() < until:
-            started = time.perf_counter()
-            probe(size, length)
-            times.append(time.perf_counter() - started)
-        return size / float(np.mean(times))

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-__all__ = ["TEXT_LETTERS", "pictures", "texts"]
+__all__ = ["TEXT_LETTERS", "marked", "pictures", "texts"]
 
 TEXT_LETTERS = 10
 """Letters of a text; one token each in the random models, and two more for its start and end."""
@@ -32,3 +32,9 @@ def pictures(seed: int, side: int = 224, count: int = _PICTURES) -> list[bytes]:
         Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
         files.append(buffer.getvalue())
     return files
+
+
+def marked(picture: bytes, number: int) -> bytes:
+    """Return a JPEG file with a comment: the same picture in other bytes, which no server can know already."""
+    comment = number.to_bytes(8, "big")
+    return picture[:2] + b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment + picture[2:]

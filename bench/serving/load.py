@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.serving.client import Report
 
-__all__ = ["Load", "Running", "percentile", "running_load", "throughput"]
+__all__ = ["Load", "Running", "percentile", "ready_load", "running_load", "throughput"]
 
 _LOADS_MAX, _PROCESSES_MAX = 10, 100
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -78,8 +78,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def running_load(address: str, *loads: Load, seed: int = 1) -> Iterator[list[Running]]:
-    """Start clients of several kinds at the same moment; they are gone when this ends.
+def ready_load(address: str, *loads: Load, seed: int = 1) -> Iterator[list[Running]]:
+    """Start clients of several kinds, which wait for `go`; they are gone when this ends.
 
     Clients of another `seed` send other texts, so that no cache has them.
     """
@@ -87,12 +87,19 @@ def running_load(address: str, *loads: Load, seed: int = 1) -> Iterator[list[Run
     try:
         for number, load in enumerate(loads):
             started.append(Running(address, load, _LOADS_MAX * seed + number))
-        for each in started:
-            each.go()
         yield started
     finally:
         for each in started:
             each.end()
+
+
+@contextlib.contextmanager
+def running_load(address: str, *loads: Load, seed: int = 1) -> Iterator[list[Running]]:
+    """As `ready_load`, but all begin at the same moment."""
+    with ready_load(address, *loads, seed=seed) as started:
+        for each in started:
+            each.go()
+        yield started
 
 
 def throughput(report: Report, cores: int) -> float:

@@ -2,13 +2,15 @@
 
 import os
 import time
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bench.serving.bars import BARS, Bar, judged
 from bench.serving.client import Report
-from bench.serving.inputs import pictures, texts
+from bench.serving.inputs import marked, pictures, texts
 from bench.serving.load import Load, running_load, throughput
 from bench.serving.memory import MemoryWatch, resident_mb
 from demo.server_process import ServerProcess
@@ -37,6 +39,14 @@ def test_inputs_do_not_repeat() -> None:
     first, second = texts(1), texts(2)
     assert len({next(first) for _ in range(50)} | {next(second) for _ in range(50)}) == 100
     assert len(set(pictures(1, side=32, count=4))) == 4
+
+
+def test_a_marked_picture_is_the_same_picture_in_other_bytes() -> None:
+    """What recognizes contents by their digests has to embed it."""
+    (picture,) = pictures(1, side=32, count=1)
+    first, second = marked(picture, 1), marked(picture, 2)
+    assert len({picture, first, second}) == 3
+    assert Image.open(BytesIO(first)).tobytes() == Image.open(BytesIO(picture)).tobytes()
 
 
 def test_memory_is_sampled() -> None:
