@@ -10,11 +10,14 @@ makes them from gRPC statuses.
     ├── FailedPreconditionError   right request, wrong state                         FAILED_PRECONDITION
     ├── ResourceExhaustedError    a bound of the server is met; try again later      RESOURCE_EXHAUSTED
     ├── DeadlineExceededError     no answer in time                                  DEADLINE_EXCEEDED
+    ├── UnauthenticatedError      no API key, or one that the server does not know   UNAUTHENTICATED
+    ├── PermissionDeniedError     the key does not open this                         PERMISSION_DENIED
     ├── DataLossError             stored bytes fail their check on the server        DATA_LOSS
     ├── UnimplementedError        the server is without this part of the API         UNIMPLEMENTED
     ├── UnavailableError          the server is starting or stopping                 UNAVAILABLE
     │   ├── UnreachableError      nothing answers at the address                     UNAVAILABLE
     │   └── ConnectionLostError   the connection broke during the call               UNAVAILABLE
+    ├── CredentialsError          certificate, key or API key cannot be used; nothing was sent
     └── UnexpectedStatusError     any other status, or an answer that makes no sense
 """
 
@@ -24,13 +27,16 @@ __all__ = [
     "AlreadyExistsError",
     "ClipSearchError",
     "ConnectionLostError",
+    "CredentialsError",
     "DataLossError",
     "DeadlineExceededError",
     "FailedPreconditionError",
     "FieldViolation",
     "InvalidArgumentError",
     "NotFoundError",
+    "PermissionDeniedError",
     "ResourceExhaustedError",
+    "UnauthenticatedError",
     "UnavailableError",
     "UnexpectedStatusError",
     "UnimplementedError",
@@ -47,9 +53,15 @@ class FieldViolation:
 
 
 class ClipSearchError(Exception):
-    """Base of every error the client raises on purpose; `code` is the name of the gRPC status."""
+    """Base of every error the client raises on purpose.
+
+    Attributes:
+        code: the name of the gRPC status.
+        request_id: under which the server's log has the call, where the server said so; else empty.
+    """
 
     code: str = "UNKNOWN"
+    request_id: str = ""
 
 
 class InvalidArgumentError(ClipSearchError):
@@ -106,6 +118,18 @@ class DeadlineExceededError(ClipSearchError):
     code = "DEADLINE_EXCEEDED"
 
 
+class UnauthenticatedError(ClipSearchError):
+    """The server wants an API key and got none, or one that it does not know."""
+
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(ClipSearchError):
+    """The server knows the API key, and its role does not allow this call."""
+
+    code = "PERMISSION_DENIED"
+
+
 class DataLossError(ClipSearchError):
     """Stored data failed its integrity check on the server, which reports it and never serves it."""
 
@@ -130,6 +154,12 @@ class UnreachableError(UnavailableError):
 
 class ConnectionLostError(UnavailableError):
     """The connection broke during the call; whether the server did the work is not known."""
+
+
+class CredentialsError(ClipSearchError):
+    """A certificate, its key or the API key cannot be used, or may not be sent; the server was not asked."""
+
+    code = "CREDENTIALS"
 
 
 class UnexpectedStatusError(ClipSearchError):

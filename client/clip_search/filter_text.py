@@ -96,6 +96,15 @@ class _Token:
 def parse_filter(text: str) -> Filter:
     """Read a filter.
 
+    >>> from clip_search.filter_text import FilterSyntaxError, parse_filter
+    >>> [item.id for item in client.list_items(filter=parse_filter("2020 <= year")).items]
+    ['fruit/pear', 'sea/whale']
+    >>> try:
+    ...     parse_filter("year >= ")
+    ... except FilterSyntaxError as error:
+    ...     print(str(error).splitlines()[0])
+    expected a value, not the end
+
     Raises:
         FilterSyntaxError: the text is none; says where and why.
     """

@@ -117,7 +117,14 @@ Filter: TypeAlias = AllOf | AnyOf | Not | Equals | OneOf | Range | Exists
 
 
 class Attribute:
-    """An attribute by name, to make conditions of; it has no value itself."""
+    """An attribute by name, to make conditions of; it has no value itself.
+
+    >>> from clip_search.filter_writer import text_of
+    >>> from clip_search.filters import Attribute
+    >>> year, tag = Attribute("year"), Attribute("tag")
+    >>> text_of((year >= 2020) & ~tag.one_of("indoors", "night"))
+    'year >= 2020 and not tag in (indoors, night)'
+    """
 
     __slots__ = ("name",)
     __hash__ = None  # type: ignore[assignment]  # == makes a condition, so it cannot be a key

@@ -19,6 +19,34 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin"
 
 
+_DOWNLOAD_BYTES_MAX = 40_000_000
+
+
+@pytest.mark.system
+@pytest.mark.timeout(300)
+def test_the_client_alone_is_a_small_download(tmp_path: Path) -> None:
+    """`pip install .` without extras fetches less than 40 MB, the client's own wheel among it."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    gather = [str(environment / "bin/python"), "-m", "pip", "wheel", "--quiet", "--no-input", "--wheel-dir"]
+    subprocess.run([*gather, str(tmp_path / "wheels"), str(ROOT)], check=True)
+    sizes_bytes = {wheel.name: wheel.stat().st_size for wheel in (tmp_path / "wheels").glob("*.whl")}
+    assert any(name.startswith("clip_search-") for name in sizes_bytes)
+    assert sum(sizes_bytes.values()) < _DOWNLOAD_BYTES_MAX, sizes_bytes
+
+
+@pytest.mark.system
+@pytest.mark.timeout(300)
+def test_the_client_can_be_used_without_extras(programs: Path) -> None:
+    """What the package offers can be imported where nothing else is installed, and types are marked as such."""
+    check = (
+        "import clip_search; [getattr(clip_search, name) for name in clip_search.__all__]; "
+        "import importlib.resources as r; print(r.files('clip_search').joinpath('py.typed').is_file())"
+    )
+    result = _run(programs / "python", "-c", check)
+    assert result.stdout == "True\n", result.stderr
+
+
 def _run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False, timeout=60)
 

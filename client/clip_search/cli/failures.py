@@ -44,7 +44,12 @@ def _report(error: ClipSearchError, settings: Settings) -> None:
         facts["violations"] = [{"field": each.field, "description": each.description} for each in error.violations]
     if isinstance(error, ResourceExhaustedError):
         facts["retry_after_seconds"] = error.retry_after_seconds
+    if error.request_id:
+        facts["request_id"] = error.request_id
     report_error(str(error), as_json=settings.json, code=error.code, **facts)
+    for note in getattr(error, "__notes__", ()):
+        if not settings.json:
+            print_note(f"  {note}")
     if settings.json:
         return
     if isinstance(error, InvalidArgumentError):

@@ -25,6 +25,7 @@ from clip_search.cli.settings import Settings, client_command, pass_settings
 from clip_search.cli.tables import human_bytes
 from clip_search.client import Client
 from clip_search.contents import Image, Item
+from clip_search.defaults import DEFAULT_RESUME_SECONDS
 from clip_search.errors import ClipSearchError
 from clip_search.pictures import picture_bytes_max
 from clip_search.results import ItemOutcome
@@ -35,8 +36,16 @@ __all__ = ["index"]
 
 @client_command("index")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--resume-seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=DEFAULT_RESUME_SECONDS,
+    show_default=f"{DEFAULT_RESUME_SECONDS:g}",
+    help="How long to try to go on after the connection broke; 0 for not at all.",
+)
 @pass_settings
-def index(settings: Settings, *, paths: tuple[Path, ...]) -> None:
+def index(settings: Settings, *, paths: tuple[Path, ...], resume_seconds: float) -> None:
     """Store pictures, so that they can be found.
 
     A PATH is a picture or a folder, which is searched with everything below it for JPEG, PNG, WebP, GIF, BMP, TIFF,
@@ -46,13 +55,15 @@ def index(settings: Settings, *, paths: tuple[Path, ...]) -> None:
     ~/photos/2024/beach.jpg as photos/2024/beach.jpg. So indexing again replaces and never adds twice. The attributes
     `path` (absolute) and `file_name` are stored with it; the picture itself is not, unless the server keeps pictures.
 
+    Where the connection breaks, it goes on once the server is back, with what was not answered.
+
     A picture that cannot be read is reported and passed over. Exits with 0 when every picture is stored, else with 1.
     """
     try:
         sources = sources_of(paths)
     except SourceConflictError as error:
         raise click.UsageError(str(error)) from error
-    with connect(settings) as client:
+    with connect(settings, resume_seconds=resume_seconds) as client:
         limits = client.server_info().limits  # asked first: should the server be away, one knows at once
         total = sum(1 for _ in walk(sources))
         if not total:

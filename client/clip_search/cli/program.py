@@ -5,6 +5,7 @@ commands do.
 """
 
 import importlib
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 
 import clip_search
 from clip_search.cli.failures import failures_reported
-from clip_search.cli.settings import SERVER_VARIABLE, shared_options
+from clip_search.cli.settings import shared_options
 
 __all__ = ["COMMANDS", "KnownCommand", "main"]
 
@@ -66,6 +67,8 @@ class _Program(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  # click's own type
         """Run the command; report what fails, with the exit code that belongs to it."""
+        # gRPC's own lines on stderr would stand among ours; what they say, our errors say. Read when gRPC is imported.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         with failures_reported(ctx):
             return super().invoke(ctx)
 
@@ -73,7 +76,7 @@ class _Program(click.Group):
 @click.group(
     cls=_Program,
     name="search_client",
-    params=shared_options(server_variable=SERVER_VARIABLE),
+    params=shared_options(from_environment=True),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(clip_search.__version__, prog_name="search_client")

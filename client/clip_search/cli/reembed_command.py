@@ -17,7 +17,8 @@ import click
 from clip_search.cli.failures import failures_reported
 from clip_search.cli.output import CommandError, json_line, print_document, print_note, report_error, safe_text
 from clip_search.cli.progress import ProgressDisplay
-from clip_search.cli.settings import SERVER_VARIABLE, Settings, pass_settings, shared_options
+from clip_search.cli.session import connect_to
+from clip_search.cli.settings import Settings, pass_settings, shared_options
 from clip_search.client import Client
 from clip_search.errors import ClipSearchError
 from clip_search.picture_sources import PathSource, PictureSource, ServerSource, UrlSource
@@ -43,7 +44,7 @@ class _Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # click.Command's own
         super().__init__(*args, **kwargs)
-        offered = shared_options(server_variable=SERVER_VARIABLE)
+        offered = shared_options(from_environment=True)
         self.params += [option for option in offered if option.name not in {"collection", "model"}]
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  # click's own type
@@ -121,7 +122,7 @@ def reembed(
     same). They are listed in a file, a JSON object with `id` and `reason` on each line.
     """
     wish = _Wish(**wishes)
-    connect = functools.partial(Client, settings.server, timeout_seconds=settings.timeout_seconds)
+    connect = functools.partial(connect_to, settings)
     with connect() as client:
         info = client.server_info()
         plan = _Plan(wish, info, client.list_collections())
@@ -130,7 +131,7 @@ def reembed(
     if plan.is_done:
         _tell(settings, f"{wish.alias} is {wish.new} already: there is nothing to do", alias=wish.alias, to=wish.new)
         return
-    with connect(collection=wish.old) as old, connect(collection=wish.new, model=wish.model) as new:
+    with connect(wish.old) as old, connect(wish.new, wish.model) as new:
         bound = info.limits
         with _Display(plan.old.items, as_json=settings.json) as display:
             opened = [_open(kind, attribute, old, bound, settings) for kind, attribute in sources]

@@ -12,9 +12,18 @@ import click
 
 from clip_search.defaults import DEFAULT_SERVER, DEFAULT_TIMEOUT_SECONDS
 
-__all__ = ["SERVER_VARIABLE", "Settings", "SharedOptionsCommand", "client_command", "pass_settings", "shared_options"]
+__all__ = [
+    "API_KEY_VARIABLE",
+    "SERVER_VARIABLE",
+    "Settings",
+    "SharedOptionsCommand",
+    "client_command",
+    "pass_settings",
+    "shared_options",
+]
 
 SERVER_VARIABLE = "CLIP_SEARCH_SERVER"
+API_KEY_VARIABLE = "CLIP_SEARCH_API_KEY"
 
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
 _PORT_MAX = 65_535
@@ -29,6 +38,13 @@ class Settings:
     model: str = ""
     json: bool = False
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    tls: bool = False
+    tls_ca: str | None = None
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    tls_server_name: str = ""
+    api_key_file: str | None = None
+    api_key_without_tls: bool = False
 
 
 pass_settings = click.make_pass_decorator(Settings)
@@ -42,76 +58,90 @@ def _check_address(ctx: click.Context, param: click.Parameter, value: str | None
     return value
 
 
+def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:  # noqa: ANN401  # any option's
+    """Put what was given into the settings, under the option's name; what was not given changes nothing."""
+    if value is not None and value is not False:
+        setattr(ctx.ensure_object(Settings), str(param.name), value)
+
+
 def _remember_server(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    if _check_address(ctx, param, value) is not None:
-        ctx.ensure_object(Settings).server = str(value)
+    _remember(ctx, param, _check_address(ctx, param, value))
 
 
-def _remember_collection(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        ctx.ensure_object(Settings).collection = value
-
-
-def _remember_model(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        ctx.ensure_object(Settings).model = value
-
-
-def _remember_json(ctx: click.Context, _param: click.Parameter, value: bool | None) -> None:  # noqa: FBT001  # click's
-    if value:
-        ctx.ensure_object(Settings).json = True
-
-
-def _remember_timeout(ctx: click.Context, _param: click.Parameter, value: float | None) -> None:
-    if value is not None:
-        ctx.ensure_object(Settings).timeout_seconds = value
-
-
-def shared_options(*, server_variable: str | None = None) -> list[click.Option]:
+def shared_options(*, from_environment: bool = False) -> list[click.Option]:
     """Make the options, afresh for each command.
 
     Args:
-        server_variable: environment variable that `--server` may come from; for the program alone, whose value the
-            option of a command would otherwise undo.
+        from_environment: whether values may come from environment variables; for the program alone, whose values the
+            options of a command would otherwise undo.
     """
+
+    def option(*names: str, help: str, variable: str | None = None, **more: Any) -> click.Option:  # noqa: A002, ANN401  # click's
+        shown = f"  [${variable}]" if variable and "[default" not in help else ""
+        envvar = variable if from_environment else None
+        more = {"callback": _remember, **more}
+        return click.Option(names, envvar=envvar, expose_value=False, help=f"{help}{shown}", **more)
+
     return [
-        click.Option(
-            ["--server"],
+        option(
+            "--server",
             metavar="HOST:PORT",
-            envvar=server_variable,
-            expose_value=False,
+            variable=SERVER_VARIABLE,
             callback=_remember_server,
             help=f"Address of the server.  [default: ${SERVER_VARIABLE}, then {DEFAULT_SERVER}]",
         ),
-        click.Option(
-            ["--collection"],
+        option(
+            "--collection",
             metavar="NAME",
-            expose_value=False,
-            callback=_remember_collection,
             help="Collection, or alias of one, that the command is about.  [default: default]",
         ),
-        click.Option(
-            ["--model"],
+        option(
+            "--model",
             metavar="NAME",
-            expose_value=False,
-            callback=_remember_model,
             help="Model that embeds, of those `health` shows.  [default: the one of the collection]",
         ),
-        click.Option(
-            ["--json"],
+        option(
+            "--json",
             is_flag=True,
             is_eager=True,
-            expose_value=False,
-            callback=_remember_json,
             help="Print one JSON document on stdout, and errors as JSON on stderr.",
         ),
-        click.Option(
-            ["--timeout"],
+        option(
+            "--timeout",
+            "timeout_seconds",
             metavar="SECONDS",
             type=click.FloatRange(min=0, min_open=True),
-            expose_value=False,
-            callback=_remember_timeout,
             help=f"How long the server may take to answer.  [default: {DEFAULT_TIMEOUT_SECONDS:g}]",
+        ),
+        *_security_options(option),
+    ]
+
+
+def _security_options(option: Callable[..., click.Option]) -> list[click.Option]:
+    def file(*names: str, variable: str, help: str) -> click.Option:  # noqa: A002  # click's word
+        return option(*names, metavar="FILE", variable=variable, help=help)
+
+    return [
+        option("--tls", is_flag=True, variable="CLIP_SEARCH_TLS", help="Encrypt the connection (so does --tls-ca)."),
+        file("--tls-ca", variable="CLIP_SEARCH_TLS_CA", help="Certificates that vouch for the server, PEM."),
+        file("--tls-certificate", variable="CLIP_SEARCH_TLS_CERTIFICATE", help="Certificate of this client, PEM."),
+        file("--tls-key", variable="CLIP_SEARCH_TLS_KEY", help="Key of that certificate, PEM."),
+        option(
+            "--tls-server-name",
+            metavar="NAME",
+            variable="CLIP_SEARCH_TLS_SERVER_NAME",
+            help="Whom the server's certificate is made out to, if not the host.",
+        ),
+        file(
+            "--api-key-file",
+            variable="CLIP_SEARCH_API_KEY_FILE",
+            help=f"File with the API key; a key may also stand in ${API_KEY_VARIABLE}.",
+        ),
+        option(
+            "--api-key-without-tls",
+            is_flag=True,
+            variable="CLIP_SEARCH_API_KEY_WITHOUT_TLS",
+            help="Send the key in plaintext to another machine.",
         ),
     ]
 

@@ -73,13 +73,18 @@ class FakeServer(
 ):
     """All services on one free port of this machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None, address: str = "127.0.0.1:0") -> None:
+        """Start; with credentials, TLS is wanted."""
         self.items: dict[str, Any] = {}
         self.collections: list[collection_pb2.Collection] = []
         self.models: list[server_pb2.ModelInfo] = []
         self.images: dict[str, bytes] = {}
         self.requests: list[Any] = []
+        self.metadata: list[dict[str, Any]] = []
+        self.stream_metadata: list[dict[str, Any]] = []
         self.fail_with: status_pb2.Status | None = None
+        self.failures_left: int | None = None  # None: it fails for ever
+        self.trailers: tuple[tuple[str, str], ...] = ()  # of failures
         self.answer_after: threading.Event | None = None
         self.thumbnails_offered = True
         self.writes_per_stats = 0
@@ -99,7 +104,11 @@ class FakeServer(
         search_pb2_grpc.add_SearchServiceServicer_to_server(self, self._server)
         server_pb2_grpc.add_ServerServiceServicer_to_server(self, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        if credentials is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, credentials)
+        self.address = f"127.0.0.1:{port}"
         self._server.start()
 
     def stop(self) -> None:
@@ -119,10 +128,15 @@ class FakeServer(
 
     def _received(self, request: Any, context: Any) -> None:
         self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
         if self.answer_after is not None:
             self.answer_after.wait(timeout=60)
-        if self.fail_with is not None:
-            context.abort_with_status(rpc_status.to_status(self.fail_with))
+        if self.fail_with is not None and self.failures_left != 0:
+            if self.failures_left is not None:
+                self.failures_left -= 1
+            status = rpc_status.to_status(self.fail_with)
+            context.set_trailing_metadata((*self.trailers, *status.trailing_metadata))
+            context.abort(status.code, status.details)
 
     # ── Search ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -178,6 +192,7 @@ class FakeServer(
 
     def Ingest(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
         """Do what the test asks for."""
+        self.stream_metadata.append(dict(context.invocation_metadata()))
         return self.ingest_behaviour(request_iterator, context)
 
     def store_each(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:

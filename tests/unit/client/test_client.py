@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import clip_search
 from clip_search import results
 from clip_search.client import Client
 from clip_search.contents import AttributeValue, Content, Image, Item, ItemId, Part, Text, Vector
@@ -151,6 +152,20 @@ def test_messages_beyond_the_grpc_default_arrive(server: FakeServer, client: Cli
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
     """`import clip_search` brings neither gRPC nor NumPy nor rich."""
-    check = "import sys, clip_search; sys.exit(any(name in sys.modules for name in ('grpc', 'numpy', 'rich')))"
+    check = (
+        "import sys; before = set(sys.modules); import clip_search; new = set(sys.modules) - before; "
+        "sys.exit(any(name in new for name in ('asyncio', 'grpc', 'google', 'numpy', 'rich', 'ssl')) or len(new) > 60)"
+    )
     paths = ":".join(path for path in sys.path if path)
     assert subprocess.run([sys.executable, "-c", check], env={"PYTHONPATH": paths}, check=False).returncode == 0
+
+
+def test_what_the_package_offers_is_found_when_it_is_asked_for() -> None:
+    """Every name can be imported from the top, and is the one of its own module."""
+    for name in clip_search.__all__:
+        assert getattr(clip_search, name) is not None
+    assert clip_search.Client is Client
+    assert {*clip_search.__all__} == {*clip_search._HOMES, "__version__"}
+    assert set(clip_search.__all__) <= set(dir(clip_search))
+    with pytest.raises(AttributeError, match="no attribute 'Clint'"):
+        clip_search.Clint  # noqa: B018  # asked for on purpose

@@ -132,12 +132,12 @@ def test_a_lost_server_is_explained_with_what_is_safe(
                 context.abort_with_status(rpc_status.to_status(unavailable))
 
     server.ingest_behaviour = break_off
-    result = program("index", str(folder))
+    result = program("index", str(folder), "--resume-seconds", "0")
     assert result.exit_code == 1
     assert result.stdout.startswith("10 pictures stored in ")
     assert "more may be. Run the same command again" in result.stderr
     assert result.stderr.endswith(f"error: {server.address} is not available: stopping\n")
-    document = json.loads(program("--json", "index", str(folder)).stdout)
+    document = json.loads(program("--json", "index", str(folder), "--resume-seconds", "0").stdout)
     assert (document["stored"], document["complete"]) == (10, False)
     assert document["unanswered"] == WINDOW
 
