@@ -13,19 +13,21 @@ PIP_INSTALL := -m pip install --quiet --no-input
 
 DEMO_STAMP := $(VENV)/.demo-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
+PHOTOS_STAMP := $(VENV)/.photos-stamp
 LOADTEST_STAMP := $(VENV)/.loadtest-stamp
 PARITY_STAMP := $(PARITY_VENV)/.stamp
 BENCH_STAMP := $(PARITY_VENV)/.bench-stamp
 TRAIN_STAMP := $(TRAIN_VENV)/.stamp
 SETUP_INPUTS := pyproject.toml requirements/constraints.txt
 
-# Words to search for in `make demo`, and options for the programs that the targets run.
+# Words to search for in `make demo`, the folder of `make photos`, and options for the programs that the targets run.
 QUERY ?=
+DIR ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help prerequisites setup demo serve train-demo test test-system test-large faults parity check format protos \
+.PHONY: help prerequisites setup demo serve photos train-demo test test-system test-large faults parity check format protos \
 	proto-baseline bench bench-pixels bench-towers bench-serving bench-index bench-churn loadtest clean
 
 help: ## list the commands
@@ -41,8 +43,11 @@ setup: $(DEV_STAMP) ## set up .venv with everything for working on the project
 demo: $(DEMO_STAMP) ## export the demo model, serve it, index sample pictures, search; QUERY="…" adds a query
 	$(BIN)/python -m demo.run $(if $(QUERY),--query "$$QUERY") $(ARGS)
 
-serve: $(DEMO_STAMP) ## the demo's server, staying up until interrupted
+serve: $(DEMO_STAMP) ## the demo's server and its page, staying up until interrupted
 	$(BIN)/python -m demo.run --stay $(ARGS)
+
+photos: $(PHOTOS_STAMP) ## search your own photos: make photos DIR=~/Pictures (downloads a model once)
+	$(BIN)/clip-search up $(if $(DIR),"$(DIR)",$(error say which folder: make photos DIR=~/Pictures)) $(ARGS)
 
 train-demo: $(TRAIN_STAMP) ## train the demo model afresh (hours; downloads pictures from the npm registry)
 	$(TRAIN_VENV)/bin/python -m demo.training.train $(ARGS)
@@ -52,7 +57,7 @@ train-demo: $(TRAIN_STAMP) ## train the demo model afresh (hours; downloads pict
 test: $(DEV_STAMP) ## every test that needs only Python
 	$(BIN)/python -m pytest -m "not system and not large and not faults and not parity" $(ARGS)
 
-test-system: $(DEV_STAMP) ## tests that need programs of the system, such as strace, or root
+test-system: $(DEV_STAMP) ## tests that need programs of the system, such as Chromium or strace, or root
 	$(BIN)/python -m pytest -m "system and not faults and not parity" $(ARGS)
 
 test-large: $(DEV_STAMP) ## models of true size, which take minutes and gigabytes
@@ -128,10 +133,14 @@ $(LOADTEST_STAMP): $(SETUP_INPUTS) | $(VENV)/bin/python
 	$(BIN)/python $(PIP_INSTALL) --editable '.[demo,loadtest]'
 	@touch $@ $(DEMO_STAMP)
 
+$(PHOTOS_STAMP): $(SETUP_INPUTS) | $(VENV)/bin/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[photos]'
+	@touch $@
+
 $(DEV_STAMP): $(SETUP_INPUTS) | $(VENV)/bin/python
 	@$(PYTHON) scripts/prerequisites.py
 	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
-	@touch $@ $(DEMO_STAMP) $(LOADTEST_STAMP)
+	@touch $@ $(DEMO_STAMP) $(LOADTEST_STAMP) $(PHOTOS_STAMP)
 
 # torch comes first: a plain requirement is answered with the small build for processors where there is one.
 $(PARITY_STAMP): export PIP_CONSTRAINT := $(CURDIR)/requirements/constraints-parity.txt

@@ -2,7 +2,7 @@
 
 `python -m demo.run` (`make demo`) exports, serves, indexes, searches, measures, restarts and stops; it fails when a
 step fails or the results are worse than they must be. `--stay` (`make serve`) stops after indexing and keeps the server
-up. Knows nothing of what the programs it runs do inside.
+up, with its page. Knows nothing of what the programs it runs do inside.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from demo.workspace import (
     WorkspaceError,
     fresh_workspace,
     index_pictures,
+    name_pictures,
     sample_pictures,
     search_commands,
     shown,
@@ -43,6 +44,7 @@ MODELS = ("demo", "demo-vit")
 _SCORE_TOLERANCE = 1e-4
 _INTERRUPTED = 130  # what a shell gives for a program stopped by Ctrl-C
 _DEFAULT_LISTEN = "127.0.0.1:50051"
+_DEFAULT_PAGE_LISTEN = "127.0.0.1:8080"
 
 
 class DemoError(Exception):
@@ -88,27 +90,34 @@ def run_demo(report: Report, workspace: Workspace, queries: Sequence[str], model
     report.detail(f"$ {typed('search_client')} index ~/Pictures")
 
 
-def run_stay(report: Report, workspace: Workspace, listen: str, model: str = "demo") -> None:
-    """Set the demo up and keep its server running until the process is asked to stop.
+def run_stay(report: Report, workspace: Workspace, listen: str, page_listen: str, model: str = "demo") -> None:
+    """Set the demo up and keep its server and its page running until the process is asked to stop.
 
     Raises:
-        ServerProcessError: when the server ends on its own.
+        ServerProcessError: when one of them ends on its own.
     """
-    _, _, server = _set_up(report, workspace, listen, model)
+    samples, _, server = _set_up(report, workspace, listen, model, thumbnails=True)
     with server:
-        report.say(f"\nThe server listens on {server.address}. Try in another terminal:", style="bold")
-        for command in search_commands(server.address):
-            report.detail(f"$ {command}")
-        report.say("Ctrl-C stops it.")
-        try:
-            while server.is_running():
-                time.sleep(0.2)
-        except KeyboardInterrupt:
-            report.say("\nStopping.")
+        with report.step("Name the pictures, to filter by and to search for words"):
+            name_pictures(server.address, samples)
+        with workspace.start_page(server.address, listen=page_listen) as page:
+            report.say(f"\nThe page to search with: {page.address}", style="bold")
+            report.say(f"The server listens on {server.address}. Try in another terminal:", style="bold")
+            for command in search_commands(server.address):
+                report.detail(f"$ {command}")
+            report.say("Ctrl-C stops both.")
+            try:
+                while server.is_running() and page.is_running():
+                    time.sleep(0.2)
+            except KeyboardInterrupt:
+                report.say("\nStopping.")
+            page.stop()
         server.stop()
 
 
-def _set_up(report: Report, workspace: Workspace, listen: str, model: str) -> tuple[list[Sample], Album, ServerProcess]:
+def _set_up(
+    report: Report, workspace: Workspace, listen: str, model: str, *, thumbnails: bool = False
+) -> tuple[list[Sample], Album, ServerProcess]:
     """Export, draw, start and index; the caller stops the server."""
     with report.step("Export the demo model to FP16 ONNX"):
         workspace.export_bundle(model)
@@ -117,7 +126,7 @@ def _set_up(report: Report, workspace: Workspace, listen: str, model: str) -> tu
         report.detail(f"{len(samples):,} pictures in {shown(pictures)}")
         report.detail(CREDIT)
     with report.step("Start the server"):
-        server = workspace.start_server(listen=listen)
+        server = workspace.start_server(listen=listen, thumbnails=thumbnails)
         report.detail(f"listening on {server.address}")
     try:
         with report.step("Index the pictures"), Remote(server.address) as remote:
@@ -204,13 +213,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="which demo model (default: %(default)s)")
     parser.add_argument("--stay", action="store_true", help="index the pictures and keep the server running")
     parser.add_argument("--listen", default=_DEFAULT_LISTEN, help="HOST:PORT with --stay (default: %(default)s)")
+    parser.add_argument(
+        "--page", default=_DEFAULT_PAGE_LISTEN, help="HOST:PORT of the page with --stay (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     report = Report(Console())
     try:
         with fresh_workspace("serve" if options.stay else "demo") as workspace, _failures_with_log(workspace):
             if options.stay:
-                run_stay(report, workspace, options.listen, options.model)
+                run_stay(report, workspace, options.listen, options.page, options.model)
             else:
                 run_demo(report, workspace, [query for query in options.query if query.strip()], options.model)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Starts and stops a real `clip-search serve` as a child process; knows nothing of what is asked of it.
+"""Starts and stops a real `clip-search serve` or `gallery` as a child process; knows nothing of what is asked of it.
 
 Used by the demo, the load test and the benchmarks. The child never outlives its `ServerProcess` as long as that is used
 as a context manager: it is asked to stop with SIGTERM, and killed when it does not.
@@ -44,7 +44,7 @@ class ServerProcess:
     """A running server.
 
     Attributes:
-        address: HOST:PORT it listens on.
+        address: HOST:PORT it listens on; of a web page, its URL.
     """
 
     def __init__(self, process: subprocess.Popen[str], log: Path, address: str) -> None:
@@ -78,11 +78,27 @@ class ServerProcess:
         Raises:
             ServerProcessError: when it ends or stays silent instead.
         """
-        command = [program("clip-search"), "serve", "--bundle", str(bundle), "--data", str(data), "--listen", listen]
+        arguments = ["serve", "--bundle", str(bundle), "--data", str(data), "--listen", listen, *options]
+        return cls.launch(arguments, log=log, environment=environment, timeout_s=timeout_s)
+
+    @classmethod
+    def launch(
+        cls,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        timeout_s: float = 120.0,
+    ) -> Self:
+        """Start `clip-search` with these arguments, a command that says `listening on ADDRESS`, and wait for that.
+
+        Raises:
+            ServerProcessError: when it ends or stays silent instead.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as errors:
             process = subprocess.Popen(
-                [*command, *options],
+                [program("clip-search"), *arguments],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

@@ -7,6 +7,7 @@ shared by all workspaces of a checkout. Knows nothing of searching and measuring
     .demo/RUN/bundle/    the demo model, exported anew for each run
     .demo/RUN/data/      the server's collections, emptied for each run
     .demo/RUN/server.log
+    .demo/RUN/page.log   of the web page, where there is one
     .demo/RUN/lock       held while a run uses the folder
 """
 
@@ -19,6 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip_search.client import Client
+from clip_search.contents import Item
+from clip_search.results import StoredItem
 from demo.samples import Sample, draw_samples
 from demo.server_process import ServerProcess, program
 
@@ -26,6 +30,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 ROOT = CHECKOUT / ".demo"
 #: So small that 1,600 pictures fill several HNSW segments; a real server keeps the default.
 SEGMENT_ROWS = 256
+_NAMED_AT_A_TIME = 500
 
 
 class WorkspaceError(Exception):
@@ -57,10 +62,16 @@ class Workspace:
         """Export an embedded demo model, ``demo`` or ``demo-vit``, to FP16 ONNX with `clip-search export`."""
         run_program("clip-search", "export", model, shown(self.bundle))
 
-    def start_server(self, *, listen: str = "127.0.0.1:0") -> ServerProcess:
+    def start_server(self, *, listen: str = "127.0.0.1:0", thumbnails: bool = False) -> ServerProcess:
         """Start `clip-search serve` on the bundle and the data of this workspace."""
-        options = ("--segment-rows", str(SEGMENT_ROWS))
+        options = ("--segment-rows", str(SEGMENT_ROWS), *(["--thumbnails"] if thumbnails else []))
         return ServerProcess.start(self.bundle, self.data, log=self.log, listen=listen, options=options)
+
+    def start_page(self, server: str, *, listen: str = "127.0.0.1:0") -> ServerProcess:
+        """Start `clip-search gallery` for the server at an address; its own address is a URL."""
+        pictures = ROOT / "samples" / "pictures"
+        arguments = ("gallery", "--server", server, "--listen", listen, "--pictures", str(pictures))
+        return ServerProcess.launch(arguments, log=self.folder / "page.log")
 
 
 @contextmanager
@@ -93,6 +104,31 @@ def sample_pictures(root: Path = ROOT) -> tuple[list[Sample], Path]:
 def index_pictures(address: str, pictures: Path) -> None:
     """Store all pictures of a folder in the server at `address` with `search_client index`."""
     run_program("search_client", "--server", address, "index", shown(pictures))
+
+
+def name_pictures(address: str, samples: Sequence[Sample]) -> None:
+    """Give each stored sample picture its name as caption and text, and its group and subgroup as attributes.
+
+    Raises:
+        ClipSearchError: the server does not answer, or does not have them.
+    """
+    by_file = {sample.file: sample for sample in samples}
+    with Client(address) as client:
+        token = ""
+        while True:
+            page = client.list_items(page_size=_NAMED_AT_A_TIME, page_token=token)
+            named = [_named(item, by_file[str(item.attributes["file_name"])]) for item in page.items]
+            for outcome in client.upsert(named) if named else ():
+                if outcome.error is not None:
+                    raise outcome.error
+            token = page.next_page_token
+            if not token:
+                return
+
+
+def _named(item: StoredItem, sample: Sample) -> Item:
+    facts = {"caption": sample.name, "group": sample.group, "subgroup": sample.subgroup}
+    return Item(item.id, None, {**item.attributes, **facts}, text=sample.name)  # the vector and the thumbnail stay
 
 
 def run_program(name: str, *arguments: str) -> None:

@@ -97,7 +97,7 @@ def parse_filter(text: str) -> Filter:
     """Read a filter.
 
     >>> from clip_search.filter_text import FilterSyntaxError, parse_filter
-    >>> [item.id for item in client.list_items(filter=parse_filter("2020 <= year")).items]
+    >>> [item.id for item in client.list_items(filter=parse_filter("year >= 2020")).items]
     ['fruit/pear', 'sea/whale']
     >>> try:
     ...     parse_filter("year >= ")

@@ -15,7 +15,7 @@ import clip_search
 __all__ = ["main"]
 
 _ENTRY_POINT_GROUP = "clip_search.commands"
-_OWN_PACKAGES = ("clip_search", "clip_search_server", "clip_search_export")
+_OWN_PACKAGES = ("clip_search", "clip_search_server", "clip_search_export", "clip_search_gallery", "clip_search_photos")
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,14 @@ _KNOWN_COMMANDS = {
     "backup": _KnownCommand("Copy a data folder into a new backup.", "server"),
     "check": _KnownCommand("Check a data folder and name everything that is damaged.", "server"),
     "export": _KnownCommand("Turn a checkpoint into a bundle that the server can serve.", "export"),
+    "gallery": _KnownCommand("Show a page to search with, for browsers.", "gallery"),
     "inspect": _KnownCommand("Describe a bundle.", "export"),
     "migrate": _KnownCommand("Bring a data folder of an older release to the present format.", "server"),
     "rebuild": _KnownCommand("Make the index of each collection anew from its stored items.", "server"),
     "reembed": _KnownCommand("Embed a collection anew with another model, then move an alias to it.", None),
     "restore": _KnownCommand("Make a data folder from a backup.", "server"),
     "serve": _KnownCommand("Serve a bundle and a data folder over gRPC.", "server"),
+    "up": _KnownCommand("Search a folder of photos: everything in one command.", "photos"),
     "verify": _KnownCommand("Check every file of a bundle against its manifest.", "export"),
 }
 

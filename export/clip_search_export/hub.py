@@ -34,6 +34,7 @@ from clip_search_export.files.weight_files import (
     read_shard_index,
 )
 from clip_search_export.hub_cache import Progress, cache_folder, fetch_large_file, is_disk_full
+from clip_search_export.licence import read_licence
 
 __all__ = ["HUB_ID", "Download", "download_checkpoint"]
 
@@ -106,7 +107,10 @@ def _download(repository: str, revision: str | None, progress: Progress, layout:
         raise SourceError(_describe_unreadable(repository, available))
     if weights.sharded:
         _fetch_small_files(repository, info.sha, {f"{weights.name}{INDEX_SUFFIX}"})
-    for name in _weight_names(folder, weights):
+    names = _weight_names(folder, weights)
+    if not all((folder / name).is_file() for name in names):
+        progress(f"the licence of {repository} is {read_licence(folder) or 'not told'}")
+    for name in names:
         if name not in available:
             raise SourceError(f"{repository} has no {name}, although its {weights.name}{INDEX_SUFFIX} says so.")
         fetch_large_file(repository, name, folder.name, progress)

@@ -1,6 +1,5 @@
 """Finds the checkpoint that a person names: demo model, local folder or hub id; knows nothing of what is in it."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,15 +8,13 @@ from clip_search_export.files.torch_files import TORCH_SUFFIXES, open_torch_file
 from clip_search_export.files.weight_files import Layout
 from clip_search_export.hub import HUB_ID, download_checkpoint
 from clip_search_export.hub_cache import Progress
+from clip_search_export.licence import read_licence
 
 __all__ = ["DEMOS", "LocalCheckpoint", "locate"]
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 DEMOS = {"demo": _CHECKOUT / "demo" / "weights", "demo-vit": _CHECKOUT / "demo" / "weights-vit"}
 """The models that come with a source checkout, by name; they differ in their image tower."""
-
-_LICENCE_LINE = re.compile(r"^licen[cs]e:\s*[\"']?([^\s\"']+)", re.MULTILINE)
-_README_CHARACTERS_MAX = 10_000
 
 
 @dataclass(frozen=True)
@@ -54,14 +51,14 @@ def locate(
     if source and folder.is_dir():
         if revision is not None:
             raise SourceError(f"{source} is a local folder and has no revisions: leave --revision out.")
-        return LocalCheckpoint(folder.resolve().name, None, folder, _read_licence(folder))
+        return LocalCheckpoint(folder.resolve().name, None, folder, read_licence(folder))
     if source and folder.is_file():
         if folder.suffix in TORCH_SUFFIXES:
             open_torch_file(folder)
         raise SourceError(f"{source} is a file: give the folder that holds it together with its configuration.")
     if HUB_ID.fullmatch(source):
         download = download_checkpoint(source, revision, progress, layout)
-        return LocalCheckpoint(source, download.revision, download.folder, _read_licence(download.folder))
+        return LocalCheckpoint(source, download.revision, download.folder, read_licence(download.folder))
     raise SourceError(f"{source} is neither a folder nor a hub id (owner/name) nor one of {', '.join(DEMOS)}.")
 
 
@@ -72,16 +69,4 @@ def _locate_demo(name: str) -> LocalCheckpoint:
             f"the demo model is not at {folder}: it comes with a source checkout of clip-search, installed in editable "
             "mode. Export another model: clip-search export laion/CLIP-ViT-B-32-laion2B-s34B-b79K OUT."
         )
-    return LocalCheckpoint(name, None, folder, _read_licence(folder))
-
-
-def _read_licence(folder: Path) -> str | None:
-    """Return the licence that the model card names in its front matter, if there is one."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    text = card.read_text(encoding="utf-8", errors="replace")[:_README_CHARACTERS_MAX]
-    if not text.startswith("---"):
-        return None
-    found = _LICENCE_LINE.search(text.split("\n---", 2)[0])
-    return found.group(1) if found else None
+    return LocalCheckpoint(name, None, folder, read_licence(folder))

@@ -53,7 +53,10 @@ def _run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.system
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("command", "extra"), [("serve", "server"), ("export", "export"), ("verify", "export")])
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [("serve", "server"), ("export", "export"), ("verify", "export"), ("gallery", "gallery"), ("up", "photos")],
+)
 def test_commands_without_their_extra_name_it(programs: Path, command: str, extra: str) -> None:
     """Without extras, a command that needs one prints the pip line and exits 2."""
     result = _run(programs / "clip-search", command)

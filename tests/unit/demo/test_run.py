@@ -1,6 +1,7 @@
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from clip_search.v1 import item_pb2
 from demo import workspace
 from demo.emoji_table import wanted_rows
 from demo.evaluation import Evaluation, Outcome, Query, phrase_queries
@@ -17,6 +19,15 @@ from demo.report import Report
 from demo.run import PHRASES_SHOWN, same_ranking
 from demo.samples import Sample, read_table
 from demo.workspace import WorkspaceError, fresh_workspace
+from tests.unit.client.fake_server import FakeServer
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A server with canned behaviour."""
+    fake = FakeServer()
+    yield fake
+    fake.stop()
 
 
 def test_answers_are_the_same_only_with_the_same_order_and_scores() -> None:
@@ -128,6 +139,23 @@ def test_a_workspace_in_use_is_left_alone(tmp_path: Path) -> None:
         assert first.data.exists()
     with fresh_workspace("demo", tmp_path):
         pass
+
+
+def test_pictures_are_named_and_keep_what_they_have(server: FakeServer) -> None:
+    """Each gets its name as caption and text, its groups, and keeps its other attributes; no vector is sent."""
+    samples = [Sample("🍎", "red apple", "food", "fruit"), Sample("🐶", "dog face", "animals", "pets")]
+    for sample in samples:
+        name = item_pb2.AttributeValue(string_value=sample.file)
+        server.items[sample.file] = item_pb2.Item(id=sample.file, attributes={"file_name": name})
+    workspace.name_pictures(server.address, samples)
+    apple = server.items[samples[0].file]
+    assert (apple.text, apple.HasField("content")) == ("red apple", False)
+    assert {name: value.string_value for name, value in apple.attributes.items()} == {
+        "file_name": samples[0].file,
+        "caption": "red apple",
+        "group": "food",
+        "subgroup": "fruit",
+    }
 
 
 def test_a_failing_program_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

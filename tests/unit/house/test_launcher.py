@@ -10,7 +10,13 @@ from click.testing import CliRunner
 from clip_search import __version__, launcher
 
 ROOT = Path(__file__).resolve().parents[3]
-MODULE_OF_EXTRA = {None: "clip_search.", "server": "clip_search_server.", "export": "clip_search_export."}
+MODULE_OF_EXTRA = {
+    None: "clip_search.",
+    "server": "clip_search_server.",
+    "export": "clip_search_export.",
+    "gallery": "clip_search_gallery.",
+    "photos": "clip_search_photos.",
+}
 
 
 def _project() -> dict[str, object]:
@@ -71,7 +77,9 @@ def test_a_registered_command_runs_with_its_arguments(monkeypatch: pytest.Monkey
     assert (result.output, result.exit_code) == ("hello\n", 7)
 
 
-@pytest.mark.parametrize(("command", "extra"), [("serve", "server"), ("export", "export")])
+@pytest.mark.parametrize(
+    ("command", "extra"), [("serve", "server"), ("export", "export"), ("gallery", "gallery"), ("up", "photos")]
+)
 def test_missing_extra_prints_the_pip_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, extra: str
 ) -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = [ROOT / "client/clip_search", ROOT / "server/clip_search_server", ROOT / "export/clip_search_export"]
+PACKAGES = [
+    ROOT / "client/clip_search",
+    ROOT / "server/clip_search_server",
+    ROOT / "export/clip_search_export",
+    ROOT / "gallery/clip_search_gallery",
+    ROOT / "photos/clip_search_photos",
+]
 PROGRAM_FOLDERS = [ROOT / name for name in ("bench", "demo", "examples", "loadtest", "scripts")]
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 500
