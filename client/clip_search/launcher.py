@@ -32,6 +32,7 @@ _KNOWN_COMMANDS = {
     "export": _KnownCommand("Turn a checkpoint into a bundle that the server can serve.", "export"),
     "gallery": _KnownCommand("Show a page to search with, for browsers.", "gallery"),
     "inspect": _KnownCommand("Describe a bundle.", "export"),
+    "key": _KnownCommand("Make an API key for the server.", "server"),
     "migrate": _KnownCommand("Bring a data folder of an older release to the present format.", "server"),
     "rebuild": _KnownCommand("Make the index of each collection anew from its stored items.", "server"),
     "reembed": _KnownCommand("Embed a collection anew with another model, then move an alias to it.", None),

@@ -14,8 +14,8 @@ import uvicorn
 from clip_search.cli.failures import failures_reported
 from clip_search.cli.output import CommandError, print_note
 from clip_search.cli.session import connect
-from clip_search.cli.settings import pass_settings, shared_options
 from clip_search.cli.settings import Settings as ClientSettings
+from clip_search.cli.settings import pass_settings, shared_options
 from clip_search_gallery.access import is_loopback
 from clip_search_gallery.app import Settings, create_app
 from clip_search_gallery.pictures import PictureFolders

@@ -1,4 +1,4 @@
-"""Reads options of `clip-search serve` that are more than a word: named bundles, sizes; knows nothing of serving."""
+"""Reads options of `clip-search serve` that are more than a word: bundles, sizes, certificates; does not serve."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-__all__ = ["read_bundles", "read_size"]
+from clip_search_server.access.certificates import TlsFiles
+
+__all__ = ["read_bundles", "read_size", "tls_files"]
 
 _DEFAULT_NAME = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -59,3 +61,20 @@ def read_size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     unit = match["unit"].lower().removesuffix("b")
     base = 1024 if unit.endswith("i") else 1000
     return int(float(match["number"]) * base ** _POWERS[unit.removesuffix("i")])
+
+
+def tls_files(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    """Return where the files of TLS are, None where none are given.
+
+    Raises:
+        click.UsageError: one is given without another that it needs.
+    """
+    if certificate is not None and key is not None:
+        return TlsFiles(certificate, key, client_ca)
+    if certificate is not None:
+        raise click.UsageError("--tls-certificate needs --tls-key, the file of its private key.")
+    if key is not None:
+        raise click.UsageError("--tls-key needs --tls-certificate, the file of the certificate that it belongs to.")
+    if client_ca is not None:
+        raise click.UsageError("--tls-client-ca needs --tls-certificate and --tls-key: clients are asked within TLS.")
+    return None

@@ -10,7 +10,8 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from clip_search_server.command_options import read_bundles, read_size
+from clip_search_server.command_options import read_bundles, read_size, tls_files
+from clip_search_server.configuration import configuration_option, effective_configuration, unknown_variables
 from clip_search_server.encoder.thumbnails import ThumbnailSettings
 from clip_search_server.encoder.towers import EncoderSettings
 from clip_search_server.errors import ClipSearchError
@@ -85,12 +86,23 @@ def _index_settings(
     )
 
 
-@click.command()
+def _start_logging(context: click.Context, level: str) -> None:
+    """Log to the standard error, beginning with what in the environment looks like a setting and is none."""
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for sentence in unknown_variables(context):
+        logging.getLogger(__name__).warning("%s", sentence)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "CLIP_SEARCH_SERVE"})
+@configuration_option()
+@click.option("--print-config", is_flag=True, help="Print all settings as such a file, with where each came from.")
 @click.option(
     "--bundle",
-    "bundles",
     required=True,
     multiple=True,
+    type=click.Path(),  # so that a variable of the environment may list several, as PATH does
     metavar="[NAME=]PATH",
     callback=read_bundles,
     help="Folder that clip-search export wrote. Repeated with names: several models; the first is the default one.",
@@ -141,8 +153,7 @@ def _index_settings(
     help="How often, in idle time, recent searches are compared with exact ones; inf for never.",
 )
 @click.option(
-    "--thumbnails",
-    is_flag=True,
+    "--thumbnails/--no-thumbnails",
     help="Keep a small WebP of each picture that comes without a thumbnail, to show hits by.",
 )
 @click.option(
@@ -154,21 +165,36 @@ def _index_settings(
 )
 @click.option(
     "--keep-images",
-    "keep_images_bytes",
     metavar="SIZE",
     callback=read_size,
     default="0",
     help="Keep the pictures of new items, up to SIZE in all (10GB, say), so that a later model can embed them.",
 )
 @click.option("--drain-seconds", default=30.0, show_default=True, help="How long calls in flight may take at shutdown.")
-@click.option("--insecure", is_flag=True, help="Listen beyond loopback without TLS.")
+@click.option(
+    "--tls-certificate", type=click.Path(path_type=Path), help="PEM: the server's certificate, then issuers'."
+)
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM: the certificate's private key, not encrypted.")
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(path_type=Path),
+    help="PEM: clients must show a certificate that one of these authorities issued.",
+)
+@click.option(
+    "--api-keys",
+    type=click.Path(path_type=Path),
+    help="File of the keys that callers must send one of; clip-search key new makes them.",
+)
+@click.option("--reflection/--no-reflection", default=True, help="Tell callers what services there are.")
+@click.option("--insecure/--no-insecure", help="Listen beyond loopback without TLS.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
 @_encoder_options
 @_limit_options
 def serve(  # noqa: PLR0917 - click calls by keyword
-    bundles: dict[str, Path],
+    print_config: bool,  # noqa: FBT001 - likewise
+    bundle: dict[str, Path],
     data: Path,
     listen: str,
     device: Any,  # noqa: ANN401 - click hands over one of the choices
@@ -180,24 +206,32 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     recall_interval_seconds: float,
     thumbnails: bool,  # noqa: FBT001 - click calls by keyword
     thumbnail_edge_max: int,
-    keep_images_bytes: int,
+    keep_images: int,
     drain_seconds: float,
+    api_keys: Path | None,
+    reflection: bool,  # noqa: FBT001 - likewise
     insecure: bool,  # noqa: FBT001 - likewise
     log_level: str,
-    **values: Any,  # noqa: ANN401 - numbers: the encoder's settings and the limits
+    **values: Any,  # noqa: ANN401 - files of TLS, the encoder's settings and the limits
 ) -> None:
     """Serve models and their index over gRPC.
 
     Prints `listening on HOST:PORT` once requests are served. SIGTERM finishes calls in flight, takes a snapshot and
     exits 0.
+
+    Each option may come from a variable of the environment (CLIP_SEARCH_SERVE_CALLS_MAX for --calls-max) or from the
+    file of --config (calls_max = 200). The command line goes before the environment, that before the file.
     """
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    context = click.get_current_context()
+    tls = tls_files(*(values.pop(name) for name in ("tls_certificate", "tls_key", "tls_client_ca")))
+    if print_config:
+        click.echo(effective_configuration(context), nl=False)
+        return
+    _start_logging(context, log_level)
     encoder = _encoder_settings(values)
     limits = Limits(**values)
     options = ServerOptions(
-        bundles=bundles,
+        bundles=bundle,
         data=data,
         listen=listen,
         device=device,
@@ -215,7 +249,10 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         limits=limits,
         encoder=encoder,
         thumbnails=ThumbnailSettings(thumbnail_edge_max, limits.thumbnail_bytes_max) if thumbnails else None,
-        keep_images_bytes=keep_images_bytes,
+        keep_images_bytes=keep_images,
+        tls=tls,
+        api_keys=api_keys,
+        reflection=reflection,
     )
     prefer_latency()
     try:

@@ -18,7 +18,9 @@ from clip_search_server.errors import (
     InternalError,
     InvalidArgumentError,
     NotFoundError,
+    PermissionDeniedError,
     ResourceExhaustedError,
+    UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
 )
@@ -29,6 +31,8 @@ _TEXT_CHARS_MAX = 400
 
 _CODES: tuple[tuple[type[ClipSearchError], int], ...] = (
     (InvalidArgumentError, code_pb2.INVALID_ARGUMENT),
+    (UnauthenticatedError, code_pb2.UNAUTHENTICATED),
+    (PermissionDeniedError, code_pb2.PERMISSION_DENIED),
     (NotFoundError, code_pb2.NOT_FOUND),
     (AlreadyExistsError, code_pb2.ALREADY_EXISTS),
     (ResourceExhaustedError, code_pb2.RESOURCE_EXHAUSTED),

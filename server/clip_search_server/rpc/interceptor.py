@@ -1,10 +1,13 @@
-"""What happens around every method: bounds, a request id, error mapping, a log line; knows nothing of the methods.
+"""What happens around every method: access, bounds, a request id, error mapping, a log line; knows no method.
 
 A client may send its own id as the metadata `x-request-id`; either way the answer's trailers carry it. Methods of
-gRPC's own services, health above all, are left alone: they are answered however much there is to do.
+gRPC's own services, health above all, are let in and then left alone: they are answered however much there is to do.
+
+Log lines hold nothing of what callers sent but the field that was wrong: ids, texts and names are theirs.
 """
 
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,8 +18,16 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 from grpc_status import rpc_status
 
-from clip_search_server.errors import ClipSearchError, InvalidArgumentError
+from clip_search_server.errors import (
+    AlreadyExistsError,
+    ClipSearchError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from clip_search_server.rpc.errors import internal_status, status_of, trailers_of
+from clip_search_server.rpc.guard import Access, Guard
 from clip_search_server.rpc.open_calls import OpenCalls
 
 __all__ = ["RequestInterceptor"]
@@ -24,6 +35,16 @@ __all__ = ["RequestInterceptor"]
 _LOG = logging.getLogger(__name__)
 _ID_KEY = "x-request-id"
 _ID_CHARS_MAX = 64
+#: What of a field's path is the API's own: keys of maps are callers' words.
+_OWN_WORDS = re.compile(r"([a-z_.]|\[[0-9]+\]){0,100}")
+#: Errors whose messages quote the request.
+_OF_THE_CALLER = (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -31,8 +52,9 @@ _Context = aio.ServicerContext[Any, Any]
 class RequestInterceptor(aio.ServerInterceptor):
     """Wraps the handlers of all methods of the API."""
 
-    def __init__(self, calls: OpenCalls) -> None:
+    def __init__(self, calls: OpenCalls, guard: Guard) -> None:
         self._calls = calls
+        self._guard = guard
 
     async def intercept_service(
         self,
@@ -42,34 +64,43 @@ class RequestInterceptor(aio.ServerInterceptor):
         """Return the method's handler inside the wrapper that fits its kind."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith("/grpc."):
+        if handler is None:
             return handler
         try:
+            access = self._guard.admit(method, handler_call_details.invocation_metadata)
+            if method.startswith("/grpc."):
+                return handler
             self._calls.check()
         except ClipSearchError as error:
             # As a stream, whatever the method is: then the refusal is sent without waiting for the caller's message.
-            return grpc.stream_stream_rpc_method_handler(_refusal(method, error))
+            return grpc.stream_stream_rpc_method_handler(self._refusal(method, error))
         if handler.unary_unary:
             # The message is parsed in the wrapper, which so knows how many bytes it has.
-            behaviour = self._wrap_unary(method, handler.unary_unary, handler.request_deserializer)
+            behaviour = self._wrap_unary(method, access, handler.unary_unary, handler.request_deserializer)
             return grpc.unary_unary_rpc_method_handler(behaviour, None, handler.response_serializer)
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
-                self._wrap_stream(method, handler.stream_stream, handler.request_deserializer),
+                self._wrap_stream(method, access, handler.stream_stream, handler.request_deserializer),
                 None,
                 handler.response_serializer,
             )
         raise RuntimeError(f"{method} is of a kind that no wrapper is written for. This is a bug.")
 
     def _wrap_unary(
-        self, method: str, behaviour: Callable[[Any, _Context], Awaitable[Any]], parse: Callable[[bytes], Any]
+        self,
+        method: str,
+        access: Access,
+        behaviour: Callable[[Any, _Context], Awaitable[Any]],
+        parse: Callable[[bytes], Any],
     ) -> Callable[..., Awaitable[Any]]:
         async def wrapped(data: bytes, context: _Context) -> Any:  # noqa: ANN401 - any response
-            call = _Call(method, context)
+            call = _Call(method, context, self._guard, access)
             try:
                 self._calls.enter()
                 with self._calls.holding(len(data)):
-                    response = await behaviour(_parsed(data, parse), context)
+                    request = _parsed(data, parse)
+                    access.check(request)
+                    response = access.shown(await behaviour(request, context))
             except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
                 await call.fail(error)
             call.log("OK")
@@ -78,26 +109,40 @@ class RequestInterceptor(aio.ServerInterceptor):
         return wrapped
 
     def _wrap_stream(
-        self, method: str, behaviour: Callable[[Any, _Context], AsyncIterator[Any]], parse: Callable[[bytes], Any]
+        self,
+        method: str,
+        access: Access,
+        behaviour: Callable[[Any, _Context], AsyncIterator[Any]],
+        parse: Callable[[bytes], Any],
     ) -> Callable[..., Any]:
         async def wrapped(requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
-            call = _Call(method, context)
+            call = _Call(method, context, self._guard, access)
             try:
                 self._calls.enter()
-                async for response in behaviour(_all_parsed(requests, parse), context):
-                    yield response
+                with access.while_valid() as key:
+                    async for response in behaviour(access.checked(_all_parsed(requests, parse)), context):
+                        with key.sending():
+                            yield response
             except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
                 await call.fail(error)
             call.log("OK")
 
         return wrapped
 
+    def _refusal(self, method: str, error: ClipSearchError) -> Callable[..., Awaitable[None]]:
+        async def refuse(_requests: object, context: _Context) -> None:
+            await _Call(method, context, self._guard).fail(error)
 
-def _refusal(method: str, error: ClipSearchError) -> Callable[..., Awaitable[None]]:
-    async def refuse(_requests: object, context: _Context) -> None:
-        await _Call(method, context).fail(error)
+        return refuse
 
-    return refuse
+
+def _described(error: ClipSearchError) -> str:
+    """Return an error in words of our own."""
+    kind = type(error).__name__
+    if isinstance(error, InvalidArgumentError):
+        match = _OWN_WORDS.match(error.field)
+        return f"{kind} at {match[0] if match else ''}"
+    return kind if isinstance(error, _OF_THE_CALLER) else f"{kind}: {error}"
 
 
 def _parsed(data: bytes, parse: Callable[[bytes], Any]) -> Any:  # noqa: ANN401 - any request
@@ -115,12 +160,12 @@ async def _all_parsed(requests: AsyncIterator[bytes], parse: Callable[[bytes], A
 class _Call:
     """One call: its id, its clock and its end."""
 
-    def __init__(self, method: str, context: _Context) -> None:
+    def __init__(self, method: str, context: _Context, guard: Guard, access: Access | None = None) -> None:
         metadata = dict(context.invocation_metadata() or ())
         sent = metadata.get(_ID_KEY, "")
         usable = isinstance(sent, str) and sent.isprintable() and 0 < len(sent) <= _ID_CHARS_MAX
         self._id = str(sent) if usable else secrets.token_hex(8)
-        self._method, self._context = method, context
+        self._method, self._context, self._guard, self._access = method, context, guard, access
         self._started = time.monotonic()
         context.set_trailing_metadata(((_ID_KEY, self._id),))
 
@@ -129,8 +174,10 @@ class _Call:
         if isinstance(error, aio.AbortError):
             raise error
         if isinstance(error, ClipSearchError):
-            status, trailers = status_of(error), trailers_of(error)
-            self.log(f"{type(error).__name__}: {error}")
+            self._guard.note(self._context.peer(), self._method, error)
+            told = error if self._access is None else self._access.told(error)
+            status, trailers = status_of(told), trailers_of(told)
+            self.log(_described(error))
         else:
             status, trailers = internal_status(self._id), ()
             _LOG.error("%s request=%s failed unforeseen", self._method, self._id, exc_info=error)

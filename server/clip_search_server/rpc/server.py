@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +31,8 @@ from clip_search.v1 import (
     server_pb2,
     server_pb2_grpc,
 )
+from clip_search_server.access.certificates import TlsFiles
+from clip_search_server.access.key_ring import KeyRing
 from clip_search_server.bundle import Bundle
 from clip_search_server.encoder.encoder import Encoder
 from clip_search_server.encoder.precision import PrecisionChoice
@@ -42,11 +44,13 @@ from clip_search_server.index import IndexSettings
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.collection_service import CollectionService
 from clip_search_server.rpc.embedding_service import EmbeddingService
+from clip_search_server.rpc.guard import Guard
 from clip_search_server.rpc.index_service import IndexService
 from clip_search_server.rpc.interceptor import RequestInterceptor
 from clip_search_server.rpc.open_calls import OpenCalls
 from clip_search_server.rpc.search_service import SearchService
 from clip_search_server.rpc.server_service import ServerService
+from clip_search_server.rpc.tls import ServerTls
 from clip_search_server.search.catalog import Catalog
 from clip_search_server.search.models import Models
 from clip_search_server.search.snapshots import snapshot_all, snapshot_regularly
@@ -68,6 +72,9 @@ class ServerOptions:
     Attributes:
         bundles: the folder of each model by its name; the first is the default one.
         keep_images_bytes: pictures that are kept for a later model, in bytes; 0 for none.
+        tls: certificate and key; None for plaintext.
+        api_keys: the file of keys; None asks callers for none.
+        reflection: whether callers may ask what services there are.
     """
 
     bundles: Mapping[str, Path]
@@ -83,6 +90,9 @@ class ServerOptions:
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     thumbnails: ThumbnailSettings | None = None
     keep_images_bytes: int = 0
+    tls: TlsFiles | None = None
+    api_keys: Path | None = None
+    reflection: bool = True
 
 
 async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None:
@@ -97,12 +107,16 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
     """
     stop = _stop_signal()
     calls = OpenCalls(options.limits)
-    server = _make_server(options.limits, RequestInterceptor(calls))
-    address = _bind(server, options)
+    keys = KeyRing(options.api_keys) if options.api_keys else None
+    tls = ServerTls(options.tls) if options.tls else None
+    server = _make_server(options.limits, RequestInterceptor(calls, Guard(keys)))
+    address = _bind(server, options, tls)
     catalog = await _open_catalog(options)
     background = [asyncio.create_task(snapshot_regularly(catalog, options.snapshot_interval_seconds))]
+    background += [asyncio.create_task(_always(keys.watch))] if keys else []
+    background += [asyncio.create_task(_always(lambda: tls.watch(address)))] if tls else []
     try:
-        health_service = _add_services(server, catalog, options.limits, calls)
+        health_service = _add_services(server, catalog, options, calls)
         await server.start()
         await _set_serving(health_service)
         announce(address)
@@ -128,6 +142,15 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
+async def _always(watch: Callable[[], Awaitable[None]]) -> None:
+    """Watch, whatever happens: revoked keys and renewed certificates must not go unseen because of one bad look."""
+    while True:
+        try:
+            await watch()
+        except Exception:  # noqa: BLE001 - see above
+            _LOG.exception("watching files failed; it goes on")
+
+
 async def _refine(encoder: Encoder) -> None:
     try:
         await encoder.refine()
@@ -149,24 +172,42 @@ def _make_server(limits: Limits, requests: RequestInterceptor) -> aio.Server:
     )
 
 
-def _bind(server: aio.Server, options: ServerOptions) -> str:
+def _bind(server: aio.Server, options: ServerOptions, tls: ServerTls | None) -> str:
     """Bind the port and return `HOST:PORT`, with the port that was chosen for port 0."""
     host, separator, port = options.listen.rpartition(":")
     if not separator or not host or not port.isdigit():
         raise FailedPreconditionError(f"--listen {options.listen}: is no HOST:PORT, such as 127.0.0.1:50051.")
-    if not options.insecure and not _is_loopback(host):
-        raise FailedPreconditionError(
-            f"--listen {options.listen}: anyone who reaches this address could read and write everything. "
-            "Listen on 127.0.0.1, or add --insecure if the network keeps strangers out."
-        )
+    if not _is_loopback(host):
+        _check_exposure(options)
     try:
-        bound = server.add_insecure_port(options.listen)
+        if tls is None:
+            bound = server.add_insecure_port(options.listen)
+        else:
+            bound = server.add_secure_port(options.listen, tls.credentials)
     except RuntimeError as error:
         raise FailedPreconditionError(
             f"--listen {options.listen}: the address cannot be bound; another program may be using the port. "
             "Stop it, or choose another port (0 picks a free one)."
         ) from error
     return f"{host}:{bound}"
+
+
+def _check_exposure(options: ServerOptions) -> None:
+    """Refuse an address beyond loopback where strangers could read along, and warn of what else is open to them."""
+    if options.tls is None and not options.insecure:
+        harm = "read every key and request on the way" if options.api_keys else "read and write everything"
+        raise FailedPreconditionError(
+            f"--listen {options.listen}: anyone who reaches this address could {harm}. Listen on 127.0.0.1, give "
+            "--tls-certificate and --tls-key, or add --insecure if the network keeps strangers out."
+        )
+    if options.api_keys is None and (options.tls is None or options.tls.client_ca is None):
+        _LOG.warning(
+            "--listen %s: anyone who reaches this address can read and write everything; --api-keys or --tls-client-ca "
+            "keep strangers out",
+            options.listen,
+        )
+    elif options.tls is None:
+        _LOG.warning("--listen %s: without TLS, API keys can be read on the way", options.listen)
 
 
 def _is_loopback(host: str) -> bool:
@@ -237,7 +278,10 @@ def _load_encoder(name: str, bundle: Bundle, options: ServerOptions) -> Encoder:
     return encoder
 
 
-def _add_services(server: aio.Server, catalog: Catalog, limits: Limits, calls: OpenCalls) -> health.aio.HealthServicer:
+def _add_services(
+    server: aio.Server, catalog: Catalog, options: ServerOptions, calls: OpenCalls
+) -> health.aio.HealthServicer:
+    limits = options.limits
     collection_pb2_grpc.add_CollectionServiceServicer_to_server(CollectionService(catalog), server)
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(catalog, limits), server)
     index_pb2_grpc.add_IndexServiceServicer_to_server(IndexService(catalog, limits, calls.draining), server)
@@ -245,7 +289,8 @@ def _add_services(server: aio.Server, catalog: Catalog, limits: Limits, calls: O
     server_pb2_grpc.add_ServerServiceServicer_to_server(ServerService(catalog.models, limits), server)
     health_service = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    reflection.enable_server_reflection([*_service_names(), health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    if options.reflection:
+        reflection.enable_server_reflection([*_service_names(), health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     return health_service
 
 

@@ -16,15 +16,16 @@ from typing import Any, TypeVar
 
 from clip_search_server.encoder.encoder import Encoder
 from clip_search_server.errors import (
+    AliasedCollectionError,
     AlreadyExistsError,
     ClipSearchError,
     DataLossError,
     FailedPreconditionError,
     InvalidArgumentError,
-    NotFoundError,
     ResourceExhaustedError,
     SpaceMismatchError,
     UnavailableError,
+    UnknownCollectionError,
 )
 from clip_search_server.index import (
     Collection,
@@ -144,7 +145,7 @@ class Catalog:
         if own in self._unusable:
             error = self._unusable[own]
             raise type(error)(f"collection {own!r} cannot be used: {error}")
-        raise NotFoundError(f"collection: {asked!r} does not exist; there is {_listing(self._open)}.")
+        raise UnknownCollectionError(asked, self._open)
 
     def model(self, name: str) -> Encoder:
         """Return the model called `name`, for an empty name the default one.
@@ -294,10 +295,7 @@ class Catalog:
         self._check_exists(name)
         aliases = self._aliases_of(name)
         if aliases:
-            raise FailedPreconditionError(
-                f"collection {name!r} cannot be deleted while an alias points at it: "
-                f"{', '.join(map(repr, aliases))}; move or remove the alias first"
-            )
+            raise AliasedCollectionError(name, aliases)
         await asyncio.to_thread(self._folder.begin_deletion, name)
         self._unusable.pop(name, None)
         opened = self._open.pop(name, None)
@@ -329,9 +327,7 @@ class Catalog:
 
     def _check_exists(self, name: str) -> None:
         if name not in self._folder.contents.collections:
-            raise NotFoundError(
-                f"collection: {name!r} does not exist; there is {_listing(self._folder.contents.collections)}."
-            )
+            raise UnknownCollectionError(name, self._folder.contents.collections)
 
     def _aliases_of(self, name: str) -> tuple[str, ...]:
         return tuple(sorted(alias for alias, own in self._folder.contents.aliases.items() if own == name))
@@ -375,7 +371,3 @@ def _teller(name: str, level: int) -> Callable[[str], None]:
         _LOG.log(level, "collection %s: %s", name, line)
 
     return tell
-
-
-def _listing(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in sorted(names)) or "none"

@@ -106,7 +106,7 @@ def _check(image: Content, labels: Sequence[str], templates: Sequence[str], limi
     seen: set[str] = set()
     for number, label in enumerate(labels):
         if not label or label in seen:
-            raise InvalidArgumentError(f"labels[{number}]", "is empty." if not label else f"repeats {label!r}.")
+            raise InvalidArgumentError(f"labels[{number}]", "is empty." if not label else "repeats an earlier label.")
         if len(label) > limits.text_chars_max:
             raise InvalidArgumentError(f"labels[{number}]", f"is longer than {limits.text_chars_max:,} characters.")
         seen.add(label)
