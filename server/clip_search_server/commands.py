@@ -172,6 +172,9 @@ def _start_logging(context: click.Context, level: str) -> None:
 )
 @click.option("--drain-seconds", default=30.0, show_default=True, help="How long calls in flight may take at shutdown.")
 @click.option(
+    "--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics over HTTP here; by default nowhere."
+)
+@click.option(
     "--tls-certificate", type=click.Path(path_type=Path), help="PEM: the server's certificate, then issuers'."
 )
 @click.option("--tls-key", type=click.Path(path_type=Path), help="PEM: the certificate's private key, not encrypted.")
@@ -210,6 +213,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     drain_seconds: float,
     api_keys: Path | None,
     reflection: bool,  # noqa: FBT001 - likewise
+    metrics_listen: str | None,
     insecure: bool,  # noqa: FBT001 - likewise
     log_level: str,
     **values: Any,  # noqa: ANN401 - files of TLS, the encoder's settings and the limits
@@ -253,6 +257,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         tls=tls,
         api_keys=api_keys,
         reflection=reflection,
+        metrics_listen=metrics_listen,
     )
     prefer_latency()
     try:

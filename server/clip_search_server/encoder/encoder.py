@@ -10,6 +10,7 @@ Embeddings of texts are kept in a small least-recently-used cache.
 """
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -106,7 +107,7 @@ class Encoder:
             thumbnails=thumbnails,
         )
         self._threads = threads
-        self._cache = TextCache()
+        self.text_cache = TextCache()
         size = manifest.image_preprocessing.size
         self._pixel_bytes = size * size * 3
         self._images = Batcher[npt.NDArray[np.uint8], Vector](
@@ -190,6 +191,11 @@ class Encoder:
         return self._texts.bounds
 
     @property
+    def doors(self) -> Mapping[str, Door]:
+        """What bounds the inputs inside, by tower."""
+        return {"image": self._image_door, "text": self._text_door}
+
+    @property
     def makes_thumbnails(self) -> bool:
         """Whether thumbnails can be asked for."""
         return self._decoding.makes_thumbnails
@@ -205,11 +211,11 @@ class Encoder:
             raise InvalidArgumentError(
                 "text", f"has {len(text):,} characters; at most {self._limits.text_chars_max:,} are accepted."
             )
-        if (cached := self._cache.get(text)) is not None:
+        if (cached := self.text_cache.get(text)) is not None:
             return cached
         async with self._text_door.admitted(len(text), urgency):
             tokens = await self._tokenize(text)
-            return self._cache.put(text, await self._texts.submit(tokens, urgency))
+            return self.text_cache.put(text, await self._texts.submit(tokens, urgency))
 
     async def embed_image(self, data: bytes, urgency: Urgency) -> Vector:
         """Return the unit vector (dim,) of an encoded picture; errors as of `embed_picture`."""

@@ -22,6 +22,8 @@ class TextCache:
         self._length_max = length_max
         self._text_chars_max = text_chars_max
         self._vectors: OrderedDict[str, _Vector] = OrderedDict()
+        self.hits = 0
+        self.misses = 0
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -29,7 +31,10 @@ class TextCache:
     def get(self, text: str) -> _Vector | None:
         """Return the embedding (dim,) of a text, read-only, and keep it longer; None where it is not here."""
         vector = self._vectors.get(text)
-        if vector is not None:
+        if vector is None:
+            self.misses += 1
+        else:
+            self.hits += 1
             self._vectors.move_to_end(text)
         return vector
 

@@ -30,6 +30,11 @@ class OpenCalls:
         self._idle.set()
         self._drain = DrainRate(backlog_min=limits.calls_max // 2)
 
+    @property
+    def count(self) -> int:
+        """How many calls are open."""
+        return self._calls
+
     def drain(self) -> None:
         """Refuse new calls from now on, and let streams know."""
         self.draining.set()

@@ -18,6 +18,7 @@ from google.protobuf.descriptor import FileDescriptor
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from clip_search.v1 import (
     collection_pb2,
@@ -54,6 +55,8 @@ from clip_search_server.rpc.tls import ServerTls
 from clip_search_server.search.catalog import Catalog
 from clip_search_server.search.models import Models
 from clip_search_server.search.snapshots import snapshot_all, snapshot_regularly
+from clip_search_server.telemetry.collector import ServerCollector
+from clip_search_server.telemetry.endpoint import MetricsEndpoint
 
 __all__ = ["ServerOptions", "serve"]
 
@@ -75,6 +78,7 @@ class ServerOptions:
         tls: certificate and key; None for plaintext.
         api_keys: the file of keys; None asks callers for none.
         reflection: whether callers may ask what services there are.
+        metrics_listen: HOST:PORT where Prometheus may ask for metrics; None for nowhere.
     """
 
     bundles: Mapping[str, Path]
@@ -93,6 +97,7 @@ class ServerOptions:
     tls: TlsFiles | None = None
     api_keys: Path | None = None
     reflection: bool = True
+    metrics_listen: str | None = None
 
 
 async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None:
@@ -115,7 +120,9 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
     background = [asyncio.create_task(snapshot_regularly(catalog, options.snapshot_interval_seconds))]
     background += [asyncio.create_task(_always(keys.watch))] if keys else []
     background += [asyncio.create_task(_always(lambda: tls.watch(address)))] if tls else []
+    metrics: MetricsEndpoint | None = None
     try:
+        metrics = _open_metrics(options, catalog, calls)
         health_service = _add_services(server, catalog, options, calls)
         await server.start()
         await _set_serving(health_service)
@@ -131,6 +138,8 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
         for task in background:
             task.cancel()
         await server.stop(0)
+        if metrics is not None:
+            await asyncio.to_thread(metrics.close)
         await catalog.close()
     _LOG.info("stopped")
 
@@ -174,9 +183,7 @@ def _make_server(limits: Limits, requests: RequestInterceptor) -> aio.Server:
 
 def _bind(server: aio.Server, options: ServerOptions, tls: ServerTls | None) -> str:
     """Bind the port and return `HOST:PORT`, with the port that was chosen for port 0."""
-    host, separator, port = options.listen.rpartition(":")
-    if not separator or not host or not port.isdigit():
-        raise FailedPreconditionError(f"--listen {options.listen}: is no HOST:PORT, such as 127.0.0.1:50051.")
+    host, _ = _host_and_port("--listen", options.listen)
     if not _is_loopback(host):
         _check_exposure(options)
     try:
@@ -208,6 +215,31 @@ def _check_exposure(options: ServerOptions) -> None:
         )
     elif options.tls is None:
         _LOG.warning("--listen %s: without TLS, API keys can be read on the way", options.listen)
+
+
+def _host_and_port(option: str, address: str) -> tuple[str, int]:
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdigit():
+        raise FailedPreconditionError(f"{option} {address}: is no HOST:PORT, such as 127.0.0.1:50051.")
+    return host, int(port)
+
+
+def _open_metrics(options: ServerOptions, catalog: Catalog, calls: OpenCalls) -> MetricsEndpoint | None:
+    """Serve metrics where the operator asked for it."""
+    if options.metrics_listen is None:
+        return None
+    host, port = _host_and_port("--metrics-listen", options.metrics_listen)
+    if not options.insecure and not _is_loopback(host):
+        raise FailedPreconditionError(
+            f"--metrics-listen {options.metrics_listen}: anyone who reaches this address could read the metrics. "
+            "Listen on 127.0.0.1, or add --insecure if the network keeps strangers out."
+        )
+    registry = CollectorRegistry()
+    registry.register(ServerCollector(catalog, lambda: calls.count))
+    ProcessCollector(registry=registry)
+    endpoint = MetricsEndpoint(registry, host.strip("[]"), port)
+    _LOG.info("metrics at http://%s:%d/metrics", host, endpoint.port)
+    return endpoint
 
 
 def _is_loopback(host: str) -> bool:

@@ -158,6 +158,10 @@ class AsyncCollection:
         """Measure the collection."""
         return await self._on(self._readers, self._index.stats)
 
+    def stats_now(self) -> CollectionStats:
+        """Measure the collection on the calling thread, which is not the event loop's."""
+        return self._index.stats()
+
     async def snapshot(self) -> Generation:
         """Publish a generation."""
         return await self._on(self._writers, self._index.snapshot)

@@ -312,7 +312,7 @@ async def test_padding_changes_nothing(bundle: Path, demo: Encoder) -> None:
 
 
 async def _uncached(encoder: Encoder, text: str) -> npt.NDArray[np.float32]:
-    encoder._cache._vectors.clear()
+    encoder.text_cache._vectors.clear()
     return await encoder.embed_text(text, NOW)
 
 
