@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 PARITY_VENV := .venv-parity
 TRAIN_VENV := .venv-train
+INFINITY_VENV := .venv-infinity
+CLIP_AS_SERVICE_VENV := .venv-clip-as-service
 BIN := $(VENV)/bin
 BUF := $(BIN)/buf
 # Exact tested versions, of build requirements too: pip reads this variable wherever it installs.
@@ -18,6 +20,8 @@ LOADTEST_STAMP := $(VENV)/.loadtest-stamp
 PARITY_STAMP := $(PARITY_VENV)/.stamp
 BENCH_STAMP := $(PARITY_VENV)/.bench-stamp
 TRAIN_STAMP := $(TRAIN_VENV)/.stamp
+INFINITY_STAMP := $(INFINITY_VENV)/.stamp
+CLIP_AS_SERVICE_STAMP := $(CLIP_AS_SERVICE_VENV)/.stamp
 SETUP_INPUTS := pyproject.toml requirements/constraints.txt
 
 # Words to search for in `make demo`, the folder of `make photos`, and options for the programs that the targets run.
@@ -28,7 +32,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help prerequisites setup demo serve photos train-demo test test-system test-large faults parity check format protos \
-	proto-baseline bench bench-pixels bench-towers bench-serving bench-index bench-churn loadtest clean
+	proto-baseline bench bench-pixels bench-towers bench-serving bench-peers bench-index bench-churn loadtest clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,7 +98,7 @@ proto-baseline: $(DEV_STAMP) ## make the API as it is now the one that later cha
 
 # ── Measurements ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-bench: $(BENCH_STAMP) ## every benchmark, one after the other; each ends with one JSON line
+bench: $(BENCH_STAMP) $(INFINITY_STAMP) $(CLIP_AS_SERVICE_STAMP) ## every benchmark, one after the other; each ends with one JSON line
 	set -e; for program in bench/bench_*.py; do echo "== $$program"; $(PARITY_VENV)/bin/python -m "bench.$$(basename $$program .py)"; done
 
 bench-towers: $(BENCH_STAMP) ## the towers beside other exports and runtimes; ARGS="vit-b-32 --only '1 text'"
@@ -102,6 +106,9 @@ bench-towers: $(BENCH_STAMP) ## the towers beside other exports and runtimes; AR
 
 bench-serving: $(DEMO_STAMP) ## a real server beside its bare towers; ARGS="--only throughput --soak 10"
 	$(BIN)/python -m bench.bench_serving $(ARGS)
+
+bench-peers: $(BENCH_STAMP) $(INFINITY_STAMP) $(CLIP_AS_SERVICE_STAMP) ## the server beside Infinity and clip-as-service; ARGS="--rounds 1"
+	$(PARITY_VENV)/bin/python -m bench.bench_peers $(ARGS)
 
 bench-pixels: $(DEV_STAMP) ## decoding and preprocessing beside Pillow's full decode; ARGS="--pictures 8"
 	$(BIN)/python -m bench.bench_pixels $(ARGS)
@@ -116,7 +123,7 @@ loadtest: $(LOADTEST_STAMP) ## a short headless load test of the demo server, wi
 	$(BIN)/python -m loadtest.run $(ARGS)
 
 clean: ## remove set-ups, caches and whatever the commands wrote
-	rm -rf $(VENV) $(PARITY_VENV) $(TRAIN_VENV) .demo .bench build dist out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PARITY_VENV) $(TRAIN_VENV) $(INFINITY_VENV) $(CLIP_AS_SERVICE_VENV) .demo .bench build dist out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # ── Set-up ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 # A stamp says that its extras are installed; it is renewed when the requirements change.
@@ -155,6 +162,23 @@ $(PARITY_STAMP): pyproject.toml requirements/constraints-parity.txt
 $(BENCH_STAMP): export PIP_CONSTRAINT := $(CURDIR)/requirements/constraints-parity.txt
 $(BENCH_STAMP): $(PARITY_STAMP)
 	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --editable '.[bench]'
+	@touch $@
+
+# Peer servers need older companions than the project. torch comes first here too.
+$(INFINITY_STAMP): export PIP_CONSTRAINT := $(CURDIR)/requirements/constraints-infinity.txt
+$(INFINITY_STAMP): requirements/constraints-infinity.txt
+	$(PYTHON) -m venv $(INFINITY_VENV)
+	$(INFINITY_VENV)/bin/python $(PIP_INSTALL) torch==2.13.0
+	$(INFINITY_VENV)/bin/python $(PIP_INSTALL) 'infinity-emb[server,torch]==0.0.78' aiohttp pillow
+	@touch $@
+
+# torchvision without its requirements: this is the last line of releases whose Python transforms load beside any torch.
+$(CLIP_AS_SERVICE_STAMP): export PIP_CONSTRAINT := $(CURDIR)/requirements/constraints-clip-as-service.txt
+$(CLIP_AS_SERVICE_STAMP): requirements/constraints-clip-as-service.txt
+	$(PYTHON) -m venv $(CLIP_AS_SERVICE_VENV)
+	$(CLIP_AS_SERVICE_VENV)/bin/python $(PIP_INSTALL) torch==2.13.0 'setuptools==80.10.2'
+	$(CLIP_AS_SERVICE_VENV)/bin/python $(PIP_INSTALL) --no-deps torchvision==0.16.2
+	$(CLIP_AS_SERVICE_VENV)/bin/python $(PIP_INSTALL) --no-deps --requirement requirements/constraints-clip-as-service.txt
 	@touch $@
 
 $(TRAIN_STAMP): $(SETUP_INPUTS)
