@@ -29,7 +29,7 @@ from clip_search_server.encoder.thumbnails import ThumbnailSettings
 from clip_search_server.encoder.tokens import Tokenizer, Tokens
 from clip_search_server.encoder.towers import EncoderSettings, Towers, image_probe, open_towers, text_probe
 from clip_search_server.encoder.tuning.measure import Probe, measure_shapes
-from clip_search_server.encoder.tuning.timings import BATCH_SECONDS_MAX, Timing, TowerTuning, Tuning
+from clip_search_server.encoder.tuning.timings import BATCH_SECONDS_LONGEST, Timing, TowerTuning, Tuning
 from clip_search_server.errors import InvalidArgumentError
 from clip_search_server.limits import Limits
 from clip_search_server.priority import stand_back
@@ -43,8 +43,8 @@ _CHARS_ON_LOOP_MAX = 256
 #: Bulk inputs inside at a time, and batches of them: enough to keep decoding and the tower busy.
 _BULK_ITEMS_MIN: Final = 16
 _BULK_BATCHES: Final = 4
-_TUNING_ROUNDS: Final = 4
-"""How often each batch shape is measured before the result is taken to be true."""
+_REFINING_ROUNDS: Final = 3
+"""How often each batch shape is measured again after a start; whatever disturbed it once may be gone the next time."""
 _IDLE_CHECK_SECONDS: Final = 0.25
 _IMAGE_NICENESS: Final = 5
 """How far the image tower stands back: to about a quarter of the processor where others want all of it."""
@@ -250,10 +250,10 @@ class Encoder:
         await self._images.submit(np.zeros((size, size, 3), np.uint8), Urgency())
 
     async def refine(self) -> None:
-        """Measure batches again while there is nothing else to do, until it was done often enough; keep the result."""
+        """Measure batches a few times more while there is nothing else to do, and keep the shortest times."""
         size = self.manifest.image_preprocessing.size
         images, texts = image_probe(self._towers.image, size), text_probe(self._towers.text)
-        while self.tuning.rounds < _TUNING_ROUNDS:
+        for _round in range(_REFINING_ROUNDS):
             image = await self._measured_again(self.tuning.image, images, self._threads.image)
             text = await self._measured_again(self.tuning.text, texts, self._threads.text)
             self.tuning = Tuning(image, text, self.tuning.rounds + 1)
@@ -297,10 +297,10 @@ class Encoder:
         return await loop.run_in_executor(self._threads.tokenizer, self._tokenizer.encode, text)
 
     async def _measured_again(self, tower: TowerTuning, probe: Probe, thread: ThreadPoolExecutor) -> TowerTuning:
-        """Return the tuning of a tower with its short batches timed once more, each when nobody waits for anything."""
+        """Return the tuning of a tower with its batches timed once more, each when nobody waits for anything."""
         timings: list[Timing] = []
         for timing in tower.timings:
-            if timing.seconds > BATCH_SECONDS_MAX and timing is not tower.timings[0]:
+            if timing.seconds > BATCH_SECONDS_LONGEST and timing is not tower.timings[0]:
                 continue
             await asyncio.sleep(_IDLE_CHECK_SECONDS)
             while not (self._images.idle and self._texts.idle):  # noqa: ASYNC110 - comes and goes

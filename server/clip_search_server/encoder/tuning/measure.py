@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from clip_search_server.encoder.tuning.timings import BATCH_SECONDS_MAX, Timing, TowerTuning
+from clip_search_server.encoder.tuning.timings import BATCH_SECONDS_LONGEST, Timing, TowerTuning
 
 __all__ = ["Probe", "image_shapes", "measure_shapes", "measure_tower", "text_shapes", "thread_counts"]
 
@@ -47,7 +47,7 @@ def measure_shapes(probe: Probe, shapes: Iterable[tuple[int, int]]) -> Iterable[
     for number, shape in enumerate(shapes):
         timing = Timing(*shape, min(_seconds(probe, shape) for _ in range(_REPEATS)))
         yield timing
-        if number and timing.seconds > BATCH_SECONDS_MAX:
+        if number and timing.seconds > BATCH_SECONDS_LONGEST:
             return
 
 

@@ -13,10 +13,14 @@ import numpy as np
 
 from clip_search_server.encoder.batching import BatchBounds, Pace
 
-__all__ = ["BATCH_SECONDS_MAX", "Timing", "TowerTuning", "Tuning", "best"]
+__all__ = ["BATCH_SECONDS_LONGEST", "BATCH_SECONDS_MAX", "Timing", "TowerTuning", "Tuning", "best"]
 
 BATCH_SECONDS_MAX: Final = 0.06
-"""How long a batch may take: whoever comes while it runs waits for it."""
+"""How long a batch may take, if such batches keep the tower busy: whoever comes while one runs waits for it."""
+BATCH_SECONDS_LONGEST: Final = 0.2
+"""How long it may take where shorter ones would mostly pay for being started."""
+_BUSY_SHARE = 0.95
+"""Of a batch's time, what its units should take; the rest starts it."""
 _SIZE_MAX = 64
 _CLEARLY_BETTER = 1.15
 """How many times as fast fewer threads must be to be taken: with all of them, what else runs only costs its part."""
@@ -59,9 +63,16 @@ class TowerTuning:
         return Pace(*self.line())
 
     def bounds(self) -> BatchBounds:
-        """Return the largest batch that takes no longer than `BATCH_SECONDS_MAX`; one input always may."""
+        """Return the largest batch that takes no longer than `BATCH_SECONDS_MAX`; one input always may.
+
+        Where that is too little to keep the tower busy, as for a large tower on few processors, it is the smallest that
+        does, or the largest that takes no longer than `BATCH_SECONDS_LONGEST`: under load, batches that are started
+        less often answer everybody sooner.
+        """
         start, unit = self.line()
-        units = max(self.length_max, math.floor((BATCH_SECONDS_MAX - start) / unit))
+        busy = math.ceil(_BUSY_SHARE / (1 - _BUSY_SHARE) * start / unit)
+        longest = math.floor((BATCH_SECONDS_LONGEST - start) / unit)
+        units = max(self.length_max, math.floor((BATCH_SECONDS_MAX - start) / unit), min(busy, longest))
         return BatchBounds(size_max=_SIZE_MAX, units_max=units, padding_max=min(units, round(start / unit)))
 
     def units_per_second(self) -> float:
