@@ -100,7 +100,7 @@ class Collection:
             self._publish,
             engine=engine,
             settings=settings,
-            recent_queries=queries,
+            recent_queries=recent_queries or self._recent.for_tuning,
             watch=self._watch,
             report=report,
         )
@@ -332,6 +332,10 @@ class Collection:
         check_window(limit, 0, self._settings.records_max)
         self._check_filter(filter_)
         return self._read(lambda: self._reader.list_after(after, limit, filter_, rows_few=self._settings.records_max))
+
+    def expect_queries(self, queries: FloatArray) -> None:
+        """Tune new segments for queries, float32 (queries, dim) of unit length, until others like them were asked."""
+        self._recent.expect(queries)
 
     def find(self, search: Search) -> Found:
         """Return the items that a search asks for, read in the very moment they were found in.

@@ -53,6 +53,7 @@ from clip_search_server.rpc.search_service import SearchService
 from clip_search_server.rpc.server_service import ServerService
 from clip_search_server.rpc.tls import ServerTls
 from clip_search_server.search.catalog import Catalog
+from clip_search_server.search.likely_queries import expect_likely_queries
 from clip_search_server.search.models import Models
 from clip_search_server.search.snapshots import snapshot_all, snapshot_regularly
 from clip_search_server.telemetry.collector import ServerCollector
@@ -127,7 +128,7 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
         await server.start()
         await _set_serving(health_service)
         announce(address)
-        background += [asyncio.create_task(_refine(encoder)) for encoder in catalog.models.values()]
+        background += [asyncio.create_task(_settle(encoder, catalog)) for encoder in catalog.models.values()]
         await stop.wait()
         _LOG.info("stopping: finishing calls in flight, at most %.0f s", options.drain_seconds)
         calls.drain()
@@ -160,11 +161,13 @@ async def _always(watch: Callable[[], Awaitable[None]]) -> None:
             _LOG.exception("watching files failed; it goes on")
 
 
-async def _refine(encoder: Encoder) -> None:
+async def _settle(encoder: Encoder, catalog: Catalog) -> None:
+    """Do what only makes things better, once requests are served."""
     try:
+        await expect_likely_queries(encoder, catalog)
         await encoder.refine()
-    except Exception:  # noqa: BLE001 - it only makes things better
-        _LOG.exception("batch sizes could not be measured again; those measured before are kept")
+    except Exception:  # noqa: BLE001 - see above
+        _LOG.exception("what is done in idle time failed; segments and batches stay as they are tuned")
 
 
 def _make_server(limits: Limits, requests: RequestInterceptor) -> aio.Server:

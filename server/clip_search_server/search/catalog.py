@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clip_search_server.encoder.encoder import Encoder
+from clip_search_server.encoder.encoder import Encoder, Vector
 from clip_search_server.errors import (
     AliasedCollectionError,
     AlreadyExistsError,
@@ -93,6 +93,7 @@ class Catalog:
         self._unusable: dict[str, ClipSearchError] = {}
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
+        self._likely: dict[str, Vector] = {}  # (queries, dim) by space
 
     @classmethod
     async def open(
@@ -266,7 +267,17 @@ class Catalog:
             return index, KeptImages(folder, self._image_budget, index.digests, _teller(name, logging.WARNING))
 
         index, images = await asyncio.to_thread(open_it)
-        return AsyncCollection(name, index, images=images)
+        collection = AsyncCollection(name, index, images=images)
+        if collection.space_id in self._likely:
+            collection.expect_queries(self._likely[collection.space_id])
+        return collection
+
+    def expect_queries(self, space_id: str, queries: Vector) -> None:
+        """Say which queries, float32 (queries, dim) of unit length, collections of a space are likely to be asked."""
+        self._likely[space_id] = queries
+        for collection in self._open.values():
+            if collection.space_id == space_id:
+                collection.expect_queries(queries)
 
     async def _create(self, name: str, space: Space) -> CollectionInfo:
         contents = self._folder.contents

@@ -154,6 +154,10 @@ class AsyncCollection:
         """Find items and read them, both of one moment."""
         return await self._on(self._readers, self._index.find, search)
 
+    def expect_queries(self, queries: Vector) -> None:
+        """Say which queries are likely, float32 (queries, dim) of unit length; see `RecentQueries`."""
+        self._index.expect_queries(queries)
+
     async def stats(self) -> CollectionStats:
         """Measure the collection."""
         return await self._on(self._readers, self._index.stats)

@@ -16,3 +16,15 @@ def test_the_newest_queries_are_kept_in_order() -> None:
     assert len(newest) == 256
     assert newest[:, 0].tolist() == list(range(744, 1000))
     assert recent.count() == 1000
+
+
+def test_likely_queries_come_before_those_that_were_asked() -> None:
+    """Segments are tuned for the newest of all, so likely ones count until enough were asked; none is measured."""
+    recent = RecentQueries(3)
+    assert recent.for_tuning().shape == (0, 3)
+    likely, asked = np.eye(3, dtype=np.float32)[:2], np.eye(3, dtype=np.float32)[2]
+    recent.expect(likely)
+    recent.note(asked)
+    assert recent.for_tuning().tolist() == [*likely.tolist(), asked.tolist()]
+    assert recent.newest().tolist() == [asked.tolist()]
+    assert recent.count() == 1

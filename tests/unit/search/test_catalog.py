@@ -19,8 +19,11 @@ from clip_search_server.errors import (
     SpaceMismatchError,
     UnavailableError,
 )
-from clip_search_server.index import IndexSettings, Record
+from clip_search_server.index import IndexSettings, Record, sealing
+from clip_search_server.index.entries import Tuning
+from clip_search_server.index.types import FloatArray
 from clip_search_server.search.catalog import DEFAULT_NAME, Catalog
+from clip_search_server.search.collection import AsyncCollection
 from clip_search_server.search.snapshots import snapshot_all
 from tests.unit.index.support import DIM, SPACE, random_vectors
 
@@ -55,6 +58,36 @@ async def catalog(tmp_path: Path) -> AsyncIterator[Catalog]:
 
 async def _names(catalog: Catalog) -> list[str]:
     return [info.name for info in await catalog.listing()]
+
+
+async def test_likely_queries_reach_segments_of_their_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collections that were open and those made later are tuned for them; another space's queries are left alone."""
+    tuned_for: list[FloatArray] = []
+
+    def tune(_segment: object, _vectors: FloatArray, queries: FloatArray, *_more: object, **_options: object) -> Tuning:
+        tuned_for.append(queries)
+        return Tuning(ef=64, recall=1.0, recall_target=0.98)
+
+    monkeypatch.setattr(sealing, "tune", tune)
+    models = {DEFAULT_NAME: cast("Encoder", FakeEncoder())}
+    settings = IndexSettings(tail_rows_max=len(VECTORS))
+    catalog = await Catalog.open(models, tmp_path / "data", settings, collections_max=4)
+    likely = random_vectors(5, seed=2)
+    catalog.expect_queries(SPACE, likely)
+    catalog.expect_queries("another", random_vectors(3, seed=3))
+    await catalog.create("later", "")
+    for name in (DEFAULT_NAME, "later"):
+        collection = catalog.collection(name)
+        records = [Record(f"{at}", vector=vector) for at, vector in enumerate(VECTORS)]
+        await collection.upsert(records, patience_seconds=30)
+        await asyncio.wait_for(_sealed(collection), 30)
+    await catalog.close()
+    assert [queries.tolist() for queries in tuned_for] == [likely.tolist()] * 2
+
+
+async def _sealed(collection: AsyncCollection) -> None:
+    while not (await collection.stats()).segments:  # noqa: ASYNC110 - a thread of the index does it
+        await asyncio.sleep(0.01)
 
 
 async def test_of_many_who_create_one_name_one_succeeds(catalog: Catalog) -> None:
