@@ -30,6 +30,8 @@ _ENCODER_HELP = {
     "text_batch_tokens_max": "Tokens of texts computed at a time, padding included.",
 }
 
+_OWN_LOGGERS = __name__.partition(".")[0]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -87,10 +89,16 @@ def _index_settings(
 
 
 def _start_logging(context: click.Context, level: str) -> None:
-    """Log to the standard error, beginning with what in the environment looks like a setting and is none."""
+    """Log to the standard error, beginning with what in the environment looks like a setting and is none.
+
+    Libraries say no more than INFO: below that Pillow, for one, quotes what is written in pictures.
+    """
     logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    logging.getLogger(_OWN_LOGGERS).setLevel(level.upper())
     for sentence in unknown_variables(context):
         logging.getLogger(__name__).warning("%s", sentence)
 

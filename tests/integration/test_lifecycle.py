@@ -62,6 +62,21 @@ def test_the_server_tells_its_model_and_limits(channel: grpc.Channel) -> None:
     assert all(getattr(info.limits, field.name) > 0 for field in info.limits.DESCRIPTOR.fields)
 
 
+def test_reflection_can_be_closed(bundle: Path, tmp_path: Path) -> None:
+    """With --no-reflection nobody is told what there is, and everything else is there."""
+    with (
+        ServerProcess.start(bundle, tmp_path / "data", log=tmp_path / "log", options=["--no-reflection"]) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        with pytest.raises(grpc.RpcError) as refused:
+            list(stub.ServerReflectionInfo(asked, timeout=SECONDS))
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        info = server_pb2_grpc.ServerServiceStub(channel)
+        assert info.GetServerInfo(server_pb2.GetServerInfoRequest(), timeout=SECONDS).models
+
+
 def test_a_restart_gives_the_same_answers(bundle: Path, png: Png, tmp_path: Path) -> None:
     """SIGTERM takes a snapshot and exits 0; the next start answers as before, ids and scores."""
     log = tmp_path / "log"

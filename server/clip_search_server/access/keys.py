@@ -106,6 +106,8 @@ def check_key_name(name: str) -> None:
     """Raise ValueError with the rule where `name` breaks it."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"a key's name has {_NAME_RULE}")
+    if name.startswith(_KEY_PREFIX):
+        raise ValueError(f"a key's name does not begin with {_KEY_PREFIX}, as keys do: logs show names")
 
 
 def read_keys(path: Path) -> list[KeyEntry]:
@@ -145,13 +147,13 @@ def _entries_of(data: object) -> list[KeyEntry]:
 
 
 def _entry_of(table: object, number: int) -> KeyEntry:
-    """Return one entry; messages never quote a hash, which may be a key that was put there by mistake."""
+    """Return one entry; messages never quote what may be a key that was put there by mistake."""
     if not isinstance(table, dict):
         raise ValueError(f"key {number}: is no table; make an entry with clip-search key new")  # noqa: TRY004
-    where = f"key {number} ({table.get('name', 'without a name')})"
+    where = f"key {number} ({_shown(table.get('name', 'without a name'))})"
     unknown = sorted(table.keys() - set(_FIELDS))
     if unknown:
-        raise ValueError(f"{where}: {unknown[0]!r} is no field of a key; there is {', '.join(_FIELDS)}")
+        raise ValueError(f"{where}: {_shown(unknown[0])} is no field of a key; there is {', '.join(_FIELDS)}")
     try:
         return KeyEntry(
             _name_from(table), _digest_from(table), _role_from(table), _collections_from(table), _expiry_from(table)
@@ -160,10 +162,16 @@ def _entry_of(table: object, number: int) -> KeyEntry:
         raise ValueError(f"{where}: {error}") from error
 
 
+def _shown(value: object) -> object:
+    """Return what a message quotes of a value."""
+    return "a key itself, which nobody should keep here" if _KEY_PREFIX in str(value) else value
+
+
 def _name_from(table: Mapping[str, Any]) -> str:
     name = table.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"name has {_NAME_RULE}")
+    if not isinstance(name, str):
+        raise ValueError(f"a key's name has {_NAME_RULE}")  # noqa: TRY004 - as all that is wrong with an entry
+    check_key_name(name)
     return name
 
 
@@ -189,7 +197,7 @@ def _collections_from(table: Mapping[str, Any]) -> frozenset[str] | None:
         raise ValueError("collections is a list of names; leave it out for all collections")
     for name in names:
         if not isinstance(name, str) or not _COLLECTION.fullmatch(name):
-            raise ValueError(f"collections: {name!r} can be no collection's name ([a-z0-9][a-z0-9_-]{{0,63}})")
+            raise ValueError(f"collections: {_shown(name)} can be no collection's name ([a-z0-9][a-z0-9_-]{{0,63}})")
     return frozenset(names)
 
 

@@ -281,7 +281,7 @@ def _transposition_of(image: Image.Image) -> Image.Transpose | None:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception as error:  # noqa: BLE001 - as damaged headers, and the picture itself is whole
-        _LOG.debug("metadata that cannot be read: %s", error)
+        _LOG.debug("metadata that cannot be read: %s", type(error).__name__)  # its message may quote them
         return None
     return _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
 

@@ -62,9 +62,10 @@ def internal_status(request_id: str) -> status_pb2.Status:
 
 
 def trailers_of(error: ClipSearchError) -> tuple[tuple[str, str], ...]:
-    """Return the trailing metadata that goes with `error`."""
-    if isinstance(error, ResourceExhaustedError) and error.retry_after_seconds is not None:
-        return (("grpc-retry-pushback-ms", str(int(error.retry_after_seconds * 1000))),)
+    """Return the trailing metadata that goes with `error`: when to call again, or -1 where that would not help."""
+    if isinstance(error, ResourceExhaustedError):
+        after = error.retry_after_seconds
+        return (("grpc-retry-pushback-ms", "-1" if after is None else str(int(after * 1000))),)
     return ()
 
 

@@ -194,7 +194,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
     async def ListItems(self, request: index_pb2.ListItemsRequest, context: _Context) -> index_pb2.ListItemsResponse:
         """List items in byte order of their ids, page by page."""
         filter_ = optional_filter_from(request)
-        size = request.page_size or _PAGE_SIZE_DEFAULT
+        size = request.page_size or min(_PAGE_SIZE_DEFAULT, self._limits.page_size_max)
         if size > self._limits.page_size_max:
             raise InvalidArgumentError("page_size", f"is {size}; at most {self._limits.page_size_max} is accepted.")
         after = _id_of_token(request.page_token, self._limits)

@@ -75,9 +75,11 @@ class RequestInterceptor(aio.ServerInterceptor):
             # As a stream, whatever the method is: then the refusal is sent without waiting for the caller's message.
             return grpc.stream_stream_rpc_method_handler(self._refusal(method, error))
         if handler.unary_unary:
-            # The message is parsed in the wrapper, which so knows how many bytes it has.
-            behaviour = self._wrap_unary(method, access, handler.unary_unary, handler.request_deserializer)
-            return grpc.unary_unary_rpc_method_handler(behaviour, None, handler.response_serializer)
+            # Messages are parsed and written in the wrapper, which so knows how many bytes they have.
+            behaviour = self._wrap_unary(
+                method, access, handler.unary_unary, handler.request_deserializer, handler.response_serializer
+            )
+            return grpc.unary_unary_rpc_method_handler(behaviour)
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
                 self._wrap_stream(method, access, handler.stream_stream, handler.request_deserializer),
@@ -92,15 +94,17 @@ class RequestInterceptor(aio.ServerInterceptor):
         access: Access,
         behaviour: Callable[[Any, _Context], Awaitable[Any]],
         parse: Callable[[bytes], Any],
-    ) -> Callable[..., Awaitable[Any]]:
-        async def wrapped(data: bytes, context: _Context) -> Any:  # noqa: ANN401 - any response
+        serialize: Callable[[Any], bytes],
+    ) -> Callable[..., Awaitable[bytes]]:
+        async def wrapped(data: bytes, context: _Context) -> bytes:
             call = _Call(method, context, self._guard, access)
             try:
                 self._calls.enter()
                 with self._calls.holding(len(data)):
                     request = _parsed(data, parse)
                     access.check(request)
-                    response = access.shown(await behaviour(request, context))
+                    response = serialize(access.shown(await behaviour(request, context)))
+                    self._calls.check_answer(len(response))
             except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
                 await call.fail(error)
             call.log("OK")

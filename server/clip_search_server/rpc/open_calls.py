@@ -24,6 +24,7 @@ class OpenCalls:
         """Set once the server stops: streams should end with what they have accepted."""
         self._calls_max = limits.calls_max
         self._bytes_max = limits.bytes_in_flight_max
+        self._answer_bytes_max = limits.message_bytes_max
         self._calls = 0
         self._bytes = 0
         self._idle = asyncio.Event()
@@ -97,3 +98,16 @@ class OpenCalls:
             yield
         finally:
             self._bytes -= size_bytes
+
+    def check_answer(self, size_bytes: int) -> None:
+        """Refuse to send an answer that gRPC would not, which tells the caller less and the log more than it should.
+
+        Raises:
+            ResourceExhaustedError: it is larger than a message may be.
+        """
+        if size_bytes > self._answer_bytes_max:
+            raise ResourceExhaustedError(
+                f"The answer has {size_bytes:,} bytes; at most {self._answer_bytes_max:,} are sent in a message "
+                "(message_bytes_max). Ask for fewer at a time.",
+                retry_after_seconds=None,
+            )

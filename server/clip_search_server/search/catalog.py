@@ -370,7 +370,7 @@ class Catalog:
         self._changes.discard(task)
         # Asked for even where the caller has gone away: asyncio complains of exceptions that nobody looked at.
         if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.debug("a change of the catalog failed: %s", error)
+            _LOG.debug("a change of the catalog failed: %s", type(error).__name__)  # what it quotes is the caller's
 
     async def _close_collections(self) -> None:
         for collection in self._open.values():

@@ -61,7 +61,7 @@ async def search(
         FailedPreconditionError: the collection has not come to `at_least_sequence`.
         DeadlineExceededError: the deadline passed before the collection was searched.
     """
-    limit = query.limit or _LIMIT_DEFAULT
+    limit = query.limit or min(_LIMIT_DEFAULT, limits.search_limit_max)
     _check(query, limit, limits)
     words = "" if query.ranking == "vector" else _words_of(query)
     if query.at_least_sequence is not None and collection.sequence < query.at_least_sequence:

@@ -64,10 +64,10 @@ def test_a_full_queue_tells_when_to_come_back() -> None:
 
 
 def test_a_bound_that_waiting_does_not_lift_names_no_time() -> None:
-    """RESOURCE_EXHAUSTED without RetryInfo: trying again later would end the same."""
+    """RESOURCE_EXHAUSTED without RetryInfo: clients that retry are told not to."""
     error = ResourceExhaustedError("as many as may be", retry_after_seconds=None)
     assert not status_of(error).details
-    assert trailers_of(error) == ()
+    assert trailers_of(error) == (("grpc-retry-pushback-ms", "-1"),)
 
 
 def test_an_unforeseen_error_shows_nothing_but_an_id() -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import dataclasses
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +13,16 @@ from clip_search_server.encoder.towers import EncoderSettings
 from clip_search_server.limits import Limits
 from clip_search_server.rpc.server import ServerOptions
 
+_OWN = logging.getLogger("clip_search_server")
+
 
 @pytest.fixture(autouse=True)
-def _switch_interval() -> Iterator[None]:
-    """Serving changes the interpreter of the whole process."""
-    before = sys.getswitchinterval()
+def _process() -> Iterator[None]:
+    """Serving changes the interpreter and the logging of the whole process."""
+    before, level = sys.getswitchinterval(), _OWN.level
     yield
     sys.setswitchinterval(before)
+    _OWN.setLevel(level)
 
 
 @pytest.fixture
@@ -78,3 +82,63 @@ def test_threads_take_turns_quickly_in_a_server(started: list[ServerOptions], tm
     assert sys.getswitchinterval() == 0.005
     assert _serve(tmp_path)[0] == 0
     assert sys.getswitchinterval() <= 0.0005
+
+
+def test_the_log_level_is_the_projects_own(started: list[ServerOptions], tmp_path: Path) -> None:
+    """Of libraries nothing below INFO is logged, whatever level is asked for: they quote what they work on."""
+    for level in ("debug", "warning"):
+        assert _serve(tmp_path, "--log-level", level)[0] == 0
+        assert logging.getLogger("clip_search_server.any.module").getEffectiveLevel() == _OWN.level
+        assert logging.getLevelName(_OWN.level) == level.upper()
+    assert not logging.getLogger("PIL.TiffImagePlugin").isEnabledFor(logging.DEBUG)
+
+
+def test_variables_that_are_no_settings_are_told(
+    started: list[ServerOptions],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With what may be meant; their values, which may be secrets, are not repeated, and the server starts."""
+    monkeypatch.setenv("CLIP_SEARCH_SERVE_CALL_MAX", "7-secret")
+    monkeypatch.setenv("CLIP_SEARCH_SERVE_XYZZY", "8-secret")
+    monkeypatch.setenv("CLIP_SEARCH_SERVE_LABELS_MAX", "9")
+    monkeypatch.setenv("CLIP_SEARCH_SERVER", "localhost:50051")  # the client's
+    assert _serve(tmp_path)[0] == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "CLIP_SEARCH_SERVE_CALL_MAX: is no setting; did you mean CLIP_SEARCH_SERVE_CALLS_MAX?",
+        "CLIP_SEARCH_SERVE_XYZZY: is no setting",
+    ]
+    assert started[0].limits.labels_max == 9
+
+
+def test_what_is_open_to_callers_can_be_closed(started: list[ServerOptions], tmp_path: Path) -> None:
+    """Reflection is offered unless told otherwise, metrics are not; TLS and keys come from files."""
+    files = [str(tmp_path / name) for name in ("a.pem", "a.key", "ca.pem", "keys.toml")]
+    tls = ["--tls-certificate", files[0], "--tls-key", files[1], "--tls-client-ca", files[2], "--api-keys", files[3]]
+    assert _serve(tmp_path)[0] == 0
+    assert _serve(tmp_path, "--no-reflection", "--metrics-listen", "127.0.0.1:0", *tls)[0] == 0
+    opened, closed = started
+    assert (opened.reflection, opened.metrics_listen, opened.tls, opened.api_keys) == (True, None, None, None)
+    assert (closed.reflection, closed.metrics_listen) == (False, "127.0.0.1:0")
+    assert closed.tls is not None
+    assert [*map(str, closed.tls.paths), str(closed.api_keys)] == files
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--tls-certificate", "a"], "--tls-certificate needs --tls-key"),
+        (["--tls-key", "a"], "--tls-key needs --tls-certificate"),
+        (["--tls-client-ca", "a"], "--tls-client-ca needs --tls-certificate and --tls-key"),
+        (["--tls-key", "a", "--tls-client-ca", "b"], "--tls-key needs --tls-certificate"),
+    ],
+)
+def test_half_of_tls_is_a_usage_error(
+    started: list[ServerOptions], tmp_path: Path, given: list[str], words: str
+) -> None:
+    """It is never taken for none."""
+    code, output = _serve(tmp_path, *given)
+    assert code == 2
+    assert words in " ".join(output.split())
+    assert started == []

@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -49,6 +50,45 @@ def test_what_is_printed_reproduces_itself(tmp_path: Path) -> None:
     assert tomllib.loads(second) == tomllib.loads(first)
     file.write_text(second, encoding="utf-8")
     assert printed("--config", str(file)) == second
+
+
+def test_every_setting_is_printed_and_read_again(tmp_path: Path) -> None:
+    """None of the options is lost on the way through a file, or through the environment, where all are set."""
+    given: dict[str, str] = {}
+    flags: list[str] = []
+    for option in commands.serve.params:
+        if not isinstance(option, click.Option) or option.name in {None, "config", "print_config", "bundle"}:
+            continue
+        if option.is_flag:
+            flags.append(option.opts[0] if not option.default else option.secondary_opts[0])
+        else:
+            given[option.opts[-1]] = _other_value(option)
+    first = printed("--bundle", "a=x", *flags, *(part for pair in given.items() for part in pair))
+    values = tomllib.loads(first)
+    assert values.keys() == {name.removeprefix("--").replace("-", "_") for name in given} | {"bundle"} | {
+        "thumbnails",
+        "reflection",
+        "insecure",
+    }
+    assert "default" not in [line.rpartition("# ")[2] for line in first.splitlines()]
+    file = tmp_path / "serve.toml"
+    file.write_text(first, encoding="utf-8")
+    assert tomllib.loads(printed("--config", str(file))) == values
+    environment = {
+        f"CLIP_SEARCH_SERVE_{name.upper()}": "a=x" if name == "bundle" else str(value) for name, value in values.items()
+    }
+    assert tomllib.loads(printed(environment=environment)) == values
+
+
+def _other_value(option: click.Option) -> str:
+    """Return a good value that is not the default."""
+    if isinstance(option.type, click.Choice):
+        return next(str(choice) for choice in option.type.choices if choice != option.default)
+    if isinstance(option.type, click.types.FloatParamType):
+        return "inf" if option.name == "recall_interval_seconds" else "12.5"
+    if isinstance(option.type, click.types.IntParamType):
+        return "77"
+    return {"keep_images": "5GB"}.get(str(option.name), f"some/{option.name}")
 
 
 @pytest.mark.parametrize(
