@@ -271,6 +271,57 @@ def test_a_thousand_pictures_change_their_model_under_load(
         assert client.search("a dog").space_id == old_space
 
 
+def test_the_default_collection_changes_its_model_and_back(
+    bundle: Path, small: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    """Clients that name no collection get the new one, also after a restart; the old one has a name to go back by."""
+    options = ("--bundle", f"new={small}")
+    rollout = ("--from", "default", "--to", "default-v2", "--model", "new", "--alias", "default")
+    with started(bundle, tmp_path / "data", *options) as server, Client(server.address) as client:
+        old_space, new_space = (model.space_id for model in client.server_info().models)
+        client.upsert([item(path) for path in pictures[:5]])
+        result = done(reembed(server, tmp_path, *rollout))
+        assert (result["embedded"], result["missing"], result["switched"]) == (5, 0, True)
+        assert result["from_is_now"] == "default-old"
+        assert client.search("a dog").space_id == new_space
+        assert "nothing to do" in done(reembed(server, tmp_path, *rollout))["note"]
+    with started(bundle, tmp_path / "data", *options) as server, Client(server.address) as client:
+        client.upsert([item(pictures[5])])
+        assert (client.stats().collection, client.stats().items) == ("default-v2", 6)
+        with Client(server.address, collection="default-old") as old:
+            assert (old.stats().collection, old.stats().items) == ("default", 5)
+            assert old.search("a dog").space_id == old_space
+        third = ("--from", "default", "--to", "default-v3", "--model", "old", "--alias", "default")
+        assert done(reembed(server, tmp_path, *third))["rollback"].endswith("alias default default-v2")
+        words = result["rollback"].split()
+        assert words[-3:] == ["alias", "default", "--remove"]
+        client.set_alias("default", "")
+        assert (client.stats().collection, client.search("a dog").space_id) == ("default", old_space)
+        again = reembed(server, tmp_path, *rollout, "--prune")
+        assert done(again)["deleted"] == 1
+        client.set_alias("default", "default")
+        assert client.stats().collection == "default"
+
+
+def test_the_collection_that_an_alias_took_the_place_of_can_be_read_anew_and_deleted(
+    server: ServerProcess, pictures: list[Path], tmp_path: Path
+) -> None:
+    """By its further name it is the source of another run; it goes, by its own name, once nothing points at it."""
+    with Client(server.address) as client, Client(server.address, model="new") as new:
+        client.upsert([item(pictures[0])])
+        new.create_collection("empty")
+        client.set_alias("default-old", "default")
+        client.set_alias("default", "empty")
+        run = reembed(server, tmp_path, "--from", "default-old", "--to", "v2", "--model", "new")
+        assert done(run)["embedded"] == 1
+        with pytest.raises(FailedPreconditionError, match="default-old"):
+            client.delete_collection("default")
+        client.set_alias("default-old", "")
+        client.delete_collection("default")
+        assert client.stats().collection == "empty"
+        assert sorted(each.name for each in client.list_collections()) == ["empty", "v2"]
+
+
 def _pages(client: Client) -> Iterator[Any]:
     token = ""
     while True:
@@ -341,7 +392,7 @@ def test_kept_pictures_outlive_a_kill_and_go_with_their_items(
 
     with (
         started(bundle, tmp_path / "data", *options) as running,
-        Client(running.address) as connected,
+        Client(running.address, resume=None) as connected,
         pytest.raises(UnavailableError),
     ):
         ingest_until_killed(running, connected)

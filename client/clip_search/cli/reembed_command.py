@@ -84,7 +84,12 @@ class _Wish:
 @click.option(
     "--model", metavar="NAME", required=True, help="Model that embeds, of those `search_client health` shows."
 )
-@click.option("--alias", metavar="NAME", help="Alias to move from the one to the other once everything is there.")
+@click.option(
+    "--alias",
+    metavar="NAME",
+    help="Alias to move from the one to the other once everything is there; may be the own name of --from, such as "
+    "default, which is then kept as default-old.",
+)
 @click.option(
     "--source",
     "sources",
@@ -131,11 +136,11 @@ def reembed(
     if plan.is_done:
         _tell(settings, f"{wish.alias} is {wish.new} already: there is nothing to do", alias=wish.alias, to=wish.new)
         return
-    with connect(wish.old) as old, connect(wish.new, wish.model) as new:
+    with connect(plan.old_name) as old, connect(wish.new, wish.model) as new:
         bound = info.limits
         with _Display(plan.old.items, as_json=settings.json) as display:
             opened = [_open(kind, attribute, old, bound, settings) for kind, attribute in sources]
-            run = _Run(wish, Reembedding(old, new, opened, display), old, new, display)
+            run = _Run(plan, Reembedding(old, new, opened, display), old, new, display)
             try:
                 run.complete()
             except (ClipSearchError, KeyboardInterrupt) as error:
@@ -156,6 +161,12 @@ def _open(kind: str, attribute: str, old: Client, limits: Limits, settings: Sett
 class _Plan:
     """What is there before the run, and whether the run makes sense.
 
+    Where the alias is the old collection's own name, that collection gets another one first, by which it can still be
+    asked for once the alias has taken its place.
+
+    Attributes:
+        old_name: what to call the old collection when asking the server, before and after the alias is moved.
+
     Raises:
         CommandError: it does not; the message says why and what to do.
     """
@@ -170,6 +181,7 @@ class _Plan:
             raise _refused(f"--to {wish.new}: is an alias of {aliases[wish.new]}; give the name of a collection")
         self.wish = replace(wish, old=own)
         self.old = named[own]
+        self.old_name = own
         self._new = named.get(wish.new)
         self.is_done = aliases.get(wish.alias or "") == wish.new
         if self.is_done:
@@ -178,6 +190,8 @@ class _Plan:
             raise _refused(f"--to {wish.new}: is the collection that --from means too; give another name")
         self._check_model(info)
         self._check_alias(named, aliases)
+        if own in (aliases.keys() | {wish.alias}):
+            self.old_name = self._further_name(own, named, aliases)
 
     def _check_model(self, info: ServerInfo) -> None:
         wish = self.wish
@@ -199,10 +213,9 @@ class _Plan:
 
     def _check_alias(self, named: dict[str, Collection], aliases: dict[str, str]) -> None:
         wish = self.wish
-        if wish.alias in named:
+        if wish.alias in named and wish.alias not in aliases and wish.alias != wish.old:
             raise _refused(
-                f"--alias {wish.alias}: is a collection itself, whose place no alias can take. Let clients ask for an "
-                f"alias of it first (search_client alias NAME {wish.alias})"
+                f"--alias {wish.alias}: is another collection itself; give the name that clients ask for {wish.old} by"
             )
         points_at = aliases.get(wish.alias or "", wish.old)
         if points_at != wish.old:
@@ -211,16 +224,31 @@ class _Plan:
         if in_use:
             raise _refused(f"--to {wish.new}: is in use as {', '.join(in_use)}; give another name, or move that first")
 
+    @staticmethod
+    def _further_name(own: str, named: dict[str, Collection], aliases: dict[str, str]) -> str:
+        """Return an alias of a collection whose own name means, or will mean, another one; it may have to be made."""
+        present = [alias for alias in named[own].aliases if alias != own]
+        name = present[0] if present else f"{own}-old"
+        if not present and (name in named or name in aliases):
+            raise _refused(
+                f"--alias {own}: is the collection's own name, and {name}, by which it would be kept, is taken; give "
+                f"it another name first: search_client alias NAME {own}"
+            )
+        return name
+
     def prepare(self, connect: Callable[..., Client]) -> None:
         """Make the new collection, or look into the one that is there."""
         wish = self.wish
         if self.is_done:
             return
+        if self.old_name not in (wish.old, *self.old.aliases):
+            with connect() as client:
+                client.set_alias(self.old_name, wish.old)
         if self._new is None:
             with connect(model=wish.model) as client:
                 client.create_collection(wish.new)
         elif self._new.items and not wish.prune:
-            with connect(collection=wish.old) as old, connect(collection=wish.new) as new:
+            with connect(collection=self.old_name) as old, connect(collection=wish.new) as new:
                 surplus = Reembedding(old, new, (), _Silence()).surplus()
             if surplus:
                 raise _refused(
@@ -237,8 +265,9 @@ def _refused(message: str) -> CommandError:
 class _Run:
     """The passes before the alias moves, the move, and those after."""
 
-    def __init__(self, wish: _Wish, work: Reembedding, old: Client, new: Client, display: "_Display") -> None:
-        self.wish = wish
+    def __init__(self, plan: _Plan, work: Reembedding, old: Client, new: Client, display: "_Display") -> None:
+        self.wish = plan.wish
+        self.old_name = plan.old_name
         self.work = work
         self.passes = 0
         self.is_switched = False
@@ -308,6 +337,7 @@ class _Run:
         """Give what was done as JSON."""
         return {
             "from": self.wish.old,
+            "from_is_now": self.old_name,
             "to": self.wish.new,
             "model": self.wish.model,
             **asdict(self.work.tally),
@@ -375,6 +405,8 @@ def _finish(settings: Settings, run: _Run, listed: Path | None) -> None:
             print_note(f"what is missing is listed in {listed}")
         if run.is_switched:
             before = f" (it was {run.pointed_at})" if run.pointed_at else ""
+            if run.old_name != wish.old:
+                before = f" (the collection of that name is now asked for as {run.old_name})"
             click.echo(safe_text(f"{wish.alias} is now {wish.new}{before}; back: {run.rollback}"))
             if not run.is_settled:
                 print_note(

@@ -96,7 +96,7 @@ class CollectionServiceServicer:
     def SetAlias(self, request, context):
         """Points an alias at a collection, atomically: each request sees the old or the new one, never neither. So a new
         model is rolled out: fill a new collection, then move the alias.
-        NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the name of a collection.
+        NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the only name of a collection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

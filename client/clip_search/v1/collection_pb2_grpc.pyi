@@ -52,7 +52,7 @@ class CollectionServiceStub:
     SetAlias: _grpc.UnaryUnaryMultiCallable[_collection_pb2.SetAliasRequest, _collection_pb2.SetAliasResponse]
     """Points an alias at a collection, atomically: each request sees the old or the new one, never neither. So a new
     model is rolled out: fill a new collection, then move the alias.
-    NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the name of a collection.
+    NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the only name of a collection.
     """
 
 @_typing.type_check_only
@@ -79,7 +79,7 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     SetAlias: _aio.UnaryUnaryMultiCallable[_collection_pb2.SetAliasRequest, _collection_pb2.SetAliasResponse]  # type: ignore[assignment]
     """Points an alias at a collection, atomically: each request sees the old or the new one, never neither. So a new
     model is rolled out: fill a new collection, then move the alias.
-    NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the name of a collection.
+    NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the only name of a collection.
     """
 
 class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -127,7 +127,7 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_collection_pb2.SetAliasResponse, _abc.Awaitable[_collection_pb2.SetAliasResponse]]:
         """Points an alias at a collection, atomically: each request sees the old or the new one, never neither. So a new
         model is rolled out: fill a new collection, then move the alias.
-        NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the name of a collection.
+        NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the only name of a collection.
         """
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

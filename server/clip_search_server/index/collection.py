@@ -304,6 +304,14 @@ class Collection:
         check_ids(item_ids, self._settings)
         return self._read(lambda: self._reader.digests(item_ids))
 
+    def sync(self) -> None:
+        """Return once every write so far is durable, whatever the durability setting.
+
+        Raises:
+            UnavailableError: the disk refused, or the collection is closed.
+        """
+        self._writer.sync()
+
     def vector_of_content(self, digest: bytes) -> FloatArray | None:
         """Return the vector, float32 (dim,), of an item whose content has this digest, None where none is to be had.
 

@@ -1,9 +1,10 @@
 """Keeps the pictures that items were made from, so that a new model can embed them again; knows nothing of models.
 
-A picture is durable before the item that it belongs to is committed, and removed after that item is replaced or
-deleted. The store stays the truth: a picture belongs to an item exactly while the item's content digest is its own. A
-crash in between leaves pictures that no item needs; sweeping, at every opening and after deletions by filter, compares
-each with the store and removes those. (File and tables: image_file.py.)
+A picture is durable before the item that it belongs to is committed, and removed once it is durable that the item was
+replaced or deleted: a power cut that takes back the newest writes must find the pictures of what comes back. The store
+stays the truth: a picture belongs to an item exactly while the item's content digest is its own. A crash in between
+leaves pictures that no item needs; sweeping, at every opening and after deletions by filter, compares each with the
+store and removes those. (File and tables: image_file.py.)
 
 What is kept is bounded by a budget that the collections of a server share. Beyond it items are stored without their
 pictures, which is counted and reported; nothing that is kept makes room for what is new.
@@ -34,12 +35,15 @@ from clip_search_server.index.image_file import (
 from clip_search_server.index.rows import crc_of
 from clip_search_server.index.types import Record
 
-__all__ = ["Digests", "ImageBudget", "KeptImages", "KeptImagesStats"]
+__all__ = ["Digests", "ImageBudget", "KeptImages", "KeptImagesStats", "Sync"]
 
 _SWEPT_AT_ONCE = 500
 
 Digests = Callable[[Sequence[str]], Sequence[bytes | None]]
 """Tells the content digests of items, None where there is no item."""
+
+Sync = Callable[[], None]
+"""Returns once everything that the store was asked for before is durable."""
 
 _Holding = tuple[bytes, bytes]
 """An item's id and the digest of a picture that is kept for it."""
@@ -90,13 +94,15 @@ class KeptImages:
         directory: the collection's folder.
         budget: shared by all collections.
         digests: asks the collection's store.
+        sync: makes what it tells durable.
         report: told of damage, and when the budget is used up.
     """
 
-    def __init__(self, directory: Path, budget: ImageBudget, digests: Digests, report: Report) -> None:
+    def __init__(self, directory: Path, budget: ImageBudget, digests: Digests, sync: Sync, report: Report) -> None:
         self._path = images_path(directory)
         self._budget = budget
         self._digests = digests
+        self._sync = sync
         self._report = report
         # Held while the store is asked and while an upsert gives up its pins, so that no picture is removed whose item
         # is about to be committed: whoever removes sees either the pin or the commit.
@@ -284,6 +290,7 @@ class KeptImages:
                 held = _holdings(self._writer, item_ids)
                 stale = self._stale(held) if held else []
                 if stale:
+                    self._sync()  # With --durability interval, what the store said may still be lost.
                     with self._transaction() as connection:
                         self._drop(connection, stale)
             except (ClipSearchError, apsw.Error) as error:

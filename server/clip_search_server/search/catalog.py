@@ -200,10 +200,14 @@ class Catalog:
     async def set_alias(self, alias: str, name: str) -> str:
         """Point an alias at a collection, or with an empty name remove it; return where it pointed before, or "".
 
+        An alias may take the place of a collection's own name, so that what asks for `default` gets another collection;
+        that collection is then asked for by an alias of its own, which it must have. Pointing the name at itself, like
+        removing the alias, gives it back.
+
         Raises:
             InvalidArgumentError: a name breaks the rule, or `name` is itself an alias.
             NotFoundError: there is no such collection.
-            AlreadyExistsError: the alias is the name of a collection.
+            AlreadyExistsError: the alias is the only name of a collection.
             ResourceExhaustedError: there are too many aliases.
             UnavailableError: the disk refused; the alias is as it was.
         """
@@ -264,7 +268,8 @@ class Catalog:
         def open_it() -> tuple[Collection, KeptImages]:
             folder = self._folder.folder_of(name)
             index = Collection.open_existing(folder, settings=self._settings, progress=_teller(name, logging.INFO))
-            return index, KeptImages(folder, self._image_budget, index.digests, _teller(name, logging.WARNING))
+            report = _teller(name, logging.WARNING)
+            return index, KeptImages(folder, self._image_budget, index.digests, index.sync, report)
 
         index, images = await asyncio.to_thread(open_it)
         collection = AsyncCollection(name, index, images=images)
@@ -300,7 +305,7 @@ class Catalog:
 
     async def _delete(self, name: str) -> None:
         contents = self._folder.contents
-        if name in contents.aliases:
+        if name in contents.aliases and name not in contents.collections:
             description = f"{name!r} is an alias of {contents.aliases[name]!r}; give the collection's own name"
             raise InvalidArgumentError("collection", description)
         self._check_exists(name)
@@ -319,15 +324,15 @@ class Catalog:
 
     async def _set_alias(self, alias: str, name: str) -> str:
         contents = self._folder.contents
-        if alias in contents.collections:
-            raise AlreadyExistsError(f"alias: {alias!r} is the name of a collection already.")
-        if name in contents.aliases:
+        if name in contents.aliases and name not in contents.collections:
             description = f"{name!r} is an alias of {contents.aliases[name]!r}; give the collection's own name"
             raise InvalidArgumentError("collection", description)
         aliases = dict(contents.aliases)
         previous = aliases.pop(alias, "")
         if name:
             self._check_exists(name)
+        if name not in ("", alias):
+            self._check_stays_in_reach(alias, aliases)
             aliases[alias] = name
         if len(aliases) > max(_ALIASES_MAX, len(contents.aliases)):
             raise ResourceExhaustedError(
@@ -335,6 +340,14 @@ class Catalog:
             )
         await asyncio.to_thread(self._folder.set_aliases, aliases)
         return previous
+
+    def _check_stays_in_reach(self, alias: str, others: Mapping[str, str]) -> None:
+        """Raise AlreadyExistsError where an alias would take the only name of a collection."""
+        if alias in self._folder.contents.collections and alias not in others.values():
+            raise AlreadyExistsError(
+                f"alias: {alias!r} is the name of a collection already; for the alias to take its place, give that "
+                f"collection another name first: search_client alias {alias}-old {alias}"
+            )
 
     def _check_exists(self, name: str) -> None:
         if name not in self._folder.contents.collections:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from clip_search.cli.reembed_command import reembed
-from clip_search.v1 import collection_pb2, server_pb2
+from clip_search.v1 import collection_pb2, index_pb2, server_pb2
 from tests.unit.client.fake_server import FakeServer
 
 CHANGES = (collection_pb2.CreateCollectionRequest, collection_pb2.SetAliasRequest)
@@ -59,7 +59,7 @@ def run(server: FakeServer, folder: Path, line: str, *, json_too: bool = True) -
         ("--from v1 --to photos --model b", "--to photos: is an alias of v1"),
         ("--from v1 --to other --model b", "is of space space-c, and model b of space-b"),
         ("--from v1 --to live --model b", "--to live: is in use as pets"),
-        ("--from v1 --to v2 --model b --alias default", "--alias default: is a collection itself"),
+        ("--from v1 --to v2 --model b --alias default", "--alias default: is another collection itself"),
         ("--from v1 --to v2 --model b --alias pets", "points at live, neither at v1 nor at v2"),
     ],
 )
@@ -126,3 +126,32 @@ def test_a_collection_that_is_still_written_to_is_told(
     result = run(server, tmp_path, line, json_too=False)
     assert result.exit_code == 0
     assert "something still writes to v1" in result.stderr
+
+
+def test_a_collection_whose_name_the_alias_takes_is_kept_under_another(server: FakeServer, tmp_path: Path) -> None:
+    """It gets it first, goes on being read by it, and both ways are told."""
+    line = "--from default --to v3 --model b --alias default"
+    result = run(server, tmp_path, line, json_too=False)
+    assert result.exit_code == 0, result.output
+    assert server.aliases == {"default-old": "default", "default": "v3"}
+    assert "is now asked for as default-old" in result.stdout
+    assert "alias default --remove" in result.stdout
+    read = [each.collection for each in server.requests if isinstance(each, index_pb2.ListItemsRequest)]
+    assert "default-old" in read
+    assert "default" not in read
+
+
+def test_a_name_that_it_has_already_will_do(server: FakeServer, tmp_path: Path) -> None:
+    """No further one is made."""
+    result = run(server, tmp_path, "--from v1 --to v3 --model b --alias v1")
+    assert json.loads(result.stdout)["from_is_now"] == "photos"
+    assert server.aliases == {"v1": "v3"}
+
+
+def test_a_name_that_is_taken_by_another_is_refused(server: FakeServer, tmp_path: Path) -> None:
+    """With the command that gives it another."""
+    server.collections.append(collection("default-old", "space-a"))
+    result = run(server, tmp_path, "--from default --to v3 --model b --alias default")
+    assert result.exit_code == 1
+    assert "search_client alias NAME default" in json.loads(result.stderr)["error"]["message"]
+    assert not any(isinstance(request, CHANGES) for request in server.requests)

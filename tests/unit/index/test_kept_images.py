@@ -40,7 +40,7 @@ class Kept:
 
     def __init__(self, folder: Path, budget: ImageBudget, report: Callable[[str], None]) -> None:
         self.collection = Collection.open(folder, dim=DIM, space_id=SPACE)
-        self.images = KeptImages(folder, budget, self.collection.digests, report)
+        self.images = KeptImages(folder, budget, self.collection.digests, self.collection.sync, report)
 
     def upsert(self, *records: Record) -> None:
         """Store items with their pictures."""
