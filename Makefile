@@ -32,7 +32,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help prerequisites setup demo serve photos train-demo test test-system test-large faults parity check format protos \
-	proto-baseline bench bench-pixels bench-towers bench-serving bench-peers bench-index bench-churn loadtest clean
+	proto-baseline bench bench-pixels bench-towers bench-serving bench-telemetry bench-peers bench-index bench-churn loadtest clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,9 @@ bench-towers: $(BENCH_STAMP) ## the towers beside other exports and runtimes; AR
 
 bench-serving: $(DEMO_STAMP) ## a real server beside its bare towers; ARGS="--only throughput --soak 10"
 	$(BIN)/python -m bench.bench_serving $(ARGS)
+
+bench-telemetry: $(DEMO_STAMP) ## what metrics cost: a server that is scraped each second beside one that is not
+	$(BIN)/python -m bench.bench_telemetry $(ARGS)
 
 bench-peers: $(BENCH_STAMP) $(INFINITY_STAMP) $(CLIP_AS_SERVICE_STAMP) ## the server beside Infinity and clip-as-service; ARGS="--rounds 1"
 	$(PARITY_VENV)/bin/python -m bench.bench_peers $(ARGS)

@@ -36,16 +36,14 @@ import grpc
 
 from bench.serving.bare import BareTowers, BestBatch
 from bench.serving.bars import judged
+from bench.serving.bundles import bundle_of
 from bench.serving.inputs import pictures, texts
 from bench.serving.load import Load, percentile, ready_load, running_load, throughput
 from bench.serving.memory import MemoryWatch
-from bench.towers.models import MODELS
 from clip_search.v1 import content_pb2, embedding_pb2, embedding_pb2_grpc
-from clip_search_export.exporter import export
 from clip_search_server.bundle import Bundle
 from demo.server_process import ServerProcess
 
-WORK = Path(__file__).resolve().parent.parent / ".bench"
 CLIENTS = {"processes": 4, "connections": 4}
 PERSON_RATE = 5.0
 OVERLOAD = 4.0
@@ -264,15 +262,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _bundle(model: str) -> Path:
-    """Return the FP32 bundle of a model, exported once."""
-    path = WORK / f"serving-{model}"
-    if not path.exists():
-        source = "demo" if model == "demo" else str(MODELS[model].write(WORK / f"random-{model}"))
-        export(source, path, precision="fp32")
-    return path
-
-
 def main() -> int:
     """Measure, print, judge; exit 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -294,7 +283,7 @@ def _measure(model: str, options: argparse.Namespace) -> Figures:
     figures: Figures = {}
     folder = Path(tempfile.mkdtemp(prefix="bench-serving-"))
     try:
-        bench = Bench(_bundle(model), folder, options.seconds, options.rounds, options.soak)
+        bench = Bench(bundle_of(model), folder, options.seconds, options.rounds, options.soak)
         for part in options.only:
             run: Callable[[], Figures] = getattr(bench, part)
             found = run()

@@ -1,5 +1,6 @@
-"""What `bench/bench_serving.py` is made of: client processes, the bare towers, and a server's memory.
+"""What `bench_serving.py` and `bench_telemetry.py` are made of: client processes, the bare towers, a server's memory.
 
+bundles.py  the bundles that are served
 client.py   a process that loads a server and counts what its own work cost
 load.py     starts client processes together and adds up what they found
 inputs.py   pictures and texts that no cache has seen

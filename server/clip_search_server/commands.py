@@ -18,6 +18,7 @@ from clip_search_server.errors import ClipSearchError
 from clip_search_server.index import EngineChoice, IndexSettings
 from clip_search_server.interpreter import prefer_latency
 from clip_search_server.limits import Limits
+from clip_search_server.logs import LogFormat, start_logging
 from clip_search_server.rpc.server import ServerOptions
 from clip_search_server.rpc.server import serve as run_server
 
@@ -29,8 +30,6 @@ _ENCODER_HELP = {
     "image_batch_max": "Pictures computed at a time.",
     "text_batch_tokens_max": "Tokens of texts computed at a time, padding included.",
 }
-
-_OWN_LOGGERS = __name__.partition(".")[0]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,17 +87,9 @@ def _index_settings(
     )
 
 
-def _start_logging(context: click.Context, level: str) -> None:
-    """Log to the standard error, beginning with what in the environment looks like a setting and is none.
-
-    Libraries say no more than INFO: below that Pillow, for one, quotes what is written in pictures.
-    """
-    logging.basicConfig(
-        level=max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    logging.getLogger(_OWN_LOGGERS).setLevel(level.upper())
+def _start_logging(context: click.Context, values: dict[str, Any]) -> None:
+    """Log to the standard error as `values` says, beginning with what in the environment only looks like a setting."""
+    start_logging(values.pop("log_level"), values.pop("log_format"), sys.stderr)
     for sentence in unknown_variables(context):
         logging.getLogger(__name__).warning("%s", sentence)
 
@@ -201,6 +192,13 @@ def _start_logging(context: click.Context, level: str) -> None:
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(get_args(LogFormat)),
+    default="text",
+    show_default=True,
+    help="Log lines as text, or as one JSON object each.",
+)
 @_encoder_options
 @_limit_options
 def serve(  # noqa: PLR0917 - click calls by keyword
@@ -223,8 +221,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     reflection: bool,  # noqa: FBT001 - likewise
     metrics_listen: str | None,
     insecure: bool,  # noqa: FBT001 - likewise
-    log_level: str,
-    **values: Any,  # noqa: ANN401 - files of TLS, the encoder's settings and the limits
+    **values: Any,  # noqa: ANN401 - files of TLS, how to log, the encoder's settings and the limits
 ) -> None:
     """Serve models and their index over gRPC.
 
@@ -239,7 +236,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     if print_config:
         click.echo(effective_configuration(context), nl=False)
         return
-    _start_logging(context, log_level)
+    _start_logging(context, values)
     encoder = _encoder_settings(values)
     limits = Limits(**values)
     options = ServerOptions(

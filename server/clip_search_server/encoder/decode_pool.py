@@ -6,13 +6,14 @@ decoded already. Work whose caller has gone away, or whose deadline has passed, 
 """
 
 import asyncio
+import contextvars
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,10 @@ import numpy.typing as npt
 from clip_search_server.bundle import ImagePreprocessing
 from clip_search_server.encoder.batching import Urgency
 from clip_search_server.encoder.decoding import OpenedPicture
+from clip_search_server.encoder.figures import DecodeFigures
 from clip_search_server.encoder.pixels import PixelLimits, open_for_model, scale
 from clip_search_server.encoder.thumbnails import ThumbnailSettings, make_thumbnail
-from clip_search_server.errors import DeadlineExceededError
+from clip_search_server.errors import DeadlineExceededError, InvalidArgumentError
 
 __all__ = ["DecodePool", "Prepared"]
 
@@ -38,6 +40,15 @@ class Prepared:
 
     pixels: npt.NDArray[np.uint8]
     thumbnail: bytes | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Done(Generic[T]):
+    """What came of a step, when a thread began with it, and how long that took."""
+
+    result: T
+    begun_at: float
+    seconds: float
 
 
 class DecodePool:
@@ -65,6 +76,7 @@ class DecodePool:
         self._limits = limits
         self._thumbnails = thumbnails
         self._large_bytes = large_bytes
+        self.figures = DecodeFigures()
         self._threads = ThreadPoolExecutor(threads, "decode")
         self._bulk = asyncio.Semaphore(threads + 1)  # One is at hand when a thread becomes free.
         self._large = asyncio.Semaphore(1)
@@ -82,25 +94,37 @@ class DecodePool:
             DeadlineExceededError: the deadline passed before a thread was free.
         """
         settings = self._thumbnails if thumbnail else None
-        async with self._bulk if urgency.bulk else nullcontext():
-            begun = await self._run(lambda: self._begin(data, settings), urgency)
-            if isinstance(begun, Prepared):
-                return begun
-            opened = begun
-            async with self._large:
-                return await self._run(lambda: self._finish(opened, settings), urgency)
+        came_at = time.monotonic()
+        try:
+            async with self._bulk if urgency.bulk else nullcontext():
+                begun = await self._run(lambda: self._begin(data, settings), urgency)
+                self.figures.wait_seconds.observe(begun.begun_at - came_at)
+                if isinstance(begun.result, Prepared):
+                    self.figures.run_seconds.observe(begun.seconds)
+                    return begun.result
+                opened = begun.result
+                async with self._large:
+                    finished = await self._run(lambda: self._finish(opened, settings), urgency)
+        except InvalidArgumentError:
+            self.figures.refused.add()
+            raise
+        self.figures.run_seconds.observe(begun.seconds + finished.seconds)
+        return finished.result
 
     def close(self) -> None:
         """Finish what is being decoded and stop the threads."""
         self._threads.shutdown()
 
-    async def _run(self, work: Callable[[], T], urgency: Urgency) -> T:
-        def begin() -> T:
-            if urgency.deadline is not None and urgency.deadline <= time.monotonic():
+    async def _run(self, work: Callable[[], T], urgency: Urgency) -> _Done[T]:
+        def begin() -> _Done[T]:
+            begun_at = time.monotonic()
+            if urgency.deadline is not None and urgency.deadline <= begun_at:
                 raise DeadlineExceededError("The deadline passed while the picture waited to be decoded.")
-            return work()
+            result = work()
+            return _Done(result, begun_at, time.monotonic() - begun_at)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, begin)
+        context = contextvars.copy_context()  # so that what is logged there carries the request's id
+        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, begin)
 
     def _begin(self, data: bytes, thumbnail: ThumbnailSettings | None) -> Prepared | OpenedPicture:
         """Prepare a picture, unless it is large: then return it opened."""

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from clip_search_server.bundle import Bundle, Manifest
 from clip_search_server.encoder.batching import BatchBounds, Batcher, Door, DoorBounds, Urgency
 from clip_search_server.encoder.decode_pool import DecodePool
+from clip_search_server.encoder.figures import BatchFigures, DecodeFigures
 from clip_search_server.encoder.pixels import PixelLimits
 from clip_search_server.encoder.precision import Precision, PrecisionChoice, choose_precision
 from clip_search_server.encoder.sessions import Device, DeviceChoice, choose_device
@@ -34,7 +35,7 @@ from clip_search_server.errors import InvalidArgumentError
 from clip_search_server.limits import Limits
 from clip_search_server.priority import stand_back
 
-__all__ = ["EmbeddedPicture", "Encoder", "EncoderThreads", "Vector"]
+__all__ = ["REFINING_ROUNDS", "EmbeddedPicture", "Encoder", "EncoderThreads", "Vector"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -43,7 +44,7 @@ _CHARS_ON_LOOP_MAX = 256
 #: Bulk inputs inside at a time, and batches of them: enough to keep decoding and the tower busy.
 _BULK_ITEMS_MIN: Final = 16
 _BULK_BATCHES: Final = 4
-_REFINING_ROUNDS: Final = 3
+REFINING_ROUNDS: Final = 3
 """How often each batch shape is measured again after a start; whatever disturbed it once may be gone the next time."""
 _IDLE_CHECK_SECONDS: Final = 0.25
 _IMAGE_NICENESS: Final = 5
@@ -196,6 +197,16 @@ class Encoder:
         return {"image": self._image_door, "text": self._text_door}
 
     @property
+    def batch_figures(self) -> Mapping[str, BatchFigures]:
+        """What batches there were, by tower."""
+        return {"image": self._images.figures, "text": self._texts.figures}
+
+    @property
+    def decode_figures(self) -> DecodeFigures:
+        """How decoding went."""
+        return self._decoding.figures
+
+    @property
     def makes_thumbnails(self) -> bool:
         """Whether thumbnails can be asked for."""
         return self._decoding.makes_thumbnails
@@ -253,7 +264,7 @@ class Encoder:
         """Measure batches a few times more while there is nothing else to do, and keep the shortest times."""
         size = self.manifest.image_preprocessing.size
         images, texts = image_probe(self._towers.image, size), text_probe(self._towers.text)
-        for _round in range(_REFINING_ROUNDS):
+        for _round in range(REFINING_ROUNDS):
             image = await self._measured_again(self.tuning.image, images, self._threads.image)
             text = await self._measured_again(self.tuning.text, texts, self._threads.text)
             self.tuning = Tuning(image, text, self.tuning.rounds + 1)

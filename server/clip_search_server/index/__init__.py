@@ -7,6 +7,7 @@ What happens to a write, and which file it lives in:
 
     collection.py    the public face; checks arguments (validation.py), joins the parts below
     writer.py        one thread; callers that wait together share one commit
+    figures.py       how long commits, syncs and snapshots took
     store.py         SQLite, the source of truth: commits, durability (schema.py, rows.py; page_checksums.py guards
                      what the checksums of rows do not)
     transaction.py   what a write is in rows
@@ -71,6 +72,7 @@ from clip_search_server.index.attributes import Attributes, AttributeValue, chec
 from clip_search_server.index.catalog_file import Space, check_name
 from clip_search_server.index.collection import Collection
 from clip_search_server.index.data_folder import DataFolder
+from clip_search_server.index.figures import WriteFigures
 from clip_search_server.index.filters import (
     AllOf,
     AnyOf,
@@ -139,6 +141,7 @@ __all__ = [
     "Space",
     "StoredItem",
     "UpsertOutcome",
+    "WriteFigures",
     "check_attributes",
     "check_name",
 ]

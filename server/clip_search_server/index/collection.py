@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from clip_search_server.errors import DataLossError, ResourceExhaustedError, UnavailableError
 from clip_search_server.index.damage import DamageLog, Report
 from clip_search_server.index.engines import Engines, chosen_engine
+from clip_search_server.index.figures import WriteFigures
 from clip_search_server.index.files import folder_bytes, make_folder
 from clip_search_server.index.filters import Filter, check_filter
 from clip_search_server.index.finder import Finder
@@ -23,7 +25,6 @@ from clip_search_server.index.recent_queries import RecentQueries
 from clip_search_server.index.recovery import Recovery
 from clip_search_server.index.schema import Identity, identity_of, read_identity, store_path
 from clip_search_server.index.scoring import unit_vector
-from clip_search_server.index.sealed import SealedPart
 from clip_search_server.index.sealing import Builder
 from clip_search_server.index.segment import SegmentEngine
 from clip_search_server.index.settings import IndexSettings
@@ -40,7 +41,6 @@ from clip_search_server.index.types import (
     Record,
     Search,
     SearchOutcome,
-    SegmentStats,
     StoredItem,
     UpsertOutcome,
 )
@@ -213,6 +213,11 @@ class Collection:
     def sequence(self) -> int:
         """Number of the newest write that reads can see."""
         return self._state.view.sequence
+
+    @property
+    def figures(self) -> WriteFigures:
+        """How writes went since it was opened."""
+        return self._store.figures
 
     @property
     def item_count(self) -> int:
@@ -415,7 +420,7 @@ class Collection:
             item_count=view.item_count,
             sequence=view.sequence,
             tail_row_count=view.tail.row_count,
-            segments=tuple(_stats_of(part, live) for part, live in zip(view.parts, view.live_counts, strict=True)),
+            segments=tuple(part.stats(live) for part, live in zip(view.parts, view.live_counts, strict=True)),
             generation=self._generations.newest(),
             disk_bytes=folder_bytes(self._store.path.parent),
             memory_bytes=sum(part.entry.file_bytes for part in view.parts) + view.tail.vectors.nbytes,
@@ -456,13 +461,16 @@ class Collection:
                 present = self._generations.newest_if(segments, sequence=view.sequence)
                 if present is not None:
                     return present
+                started = time.monotonic()
                 self._writer.sync()
-                return self._generations.publish(
+                published = self._generations.publish(
                     segments,
                     sequence=view.sequence,
                     next_label=self._store.next_label,
                     item_count=view.item_count,
                 )
+                self.figures.snapshot_seconds.observe(time.monotonic() - started)
+                return published
         except OSError as error:
             raise UnavailableError(
                 f"no generation could be published ({error}); the ones before still stand"
@@ -479,18 +487,3 @@ class Collection:
         except DataLossError as error:
             self._damage.note(error)
             raise
-
-
-def _stats_of(part: SealedPart, live_count: int) -> SegmentStats:
-    entry = part.entry  # Read once: it may be tuned again at any moment.
-    tuning = entry.tuning
-    return SegmentStats(
-        entry.name,
-        part.row_count,
-        live_count,
-        part.segment.node_count,
-        entry.file_bytes,
-        engine=entry.engine,
-        ef=part.ef if tuning is None else tuning.ef,
-        recall=None if tuning is None else tuning.recall,
-    )

@@ -16,7 +16,7 @@ from clip_search_server.index.entries import SegmentEntry, Tuning
 from clip_search_server.index.scoring import best_rows, cosines, scan, scan_some
 from clip_search_server.index.segment import Segment
 from clip_search_server.index.tail import kill_row
-from clip_search_server.index.types import FloatArray, IntArray
+from clip_search_server.index.types import FloatArray, IntArray, SegmentStats
 
 # Above this share of the nodes, scanning all of them costs less than walking the graph.
 _GRAPH_SHARE_MAX = 0.5
@@ -214,6 +214,21 @@ class SealedPart:
             return nodes
         groups = [self._rows_by_node[self._group_starts[node] : self._group_starts[node + 1]] for node in nodes]
         return np.concatenate(groups)
+
+    def stats(self, live_count: int) -> SegmentStats:
+        """Return what is told of it, of which `live_count` rows live."""
+        entry = self.entry  # Read once: it may be tuned again at any moment.
+        tuning = entry.tuning
+        return SegmentStats(
+            entry.name,
+            self.row_count,
+            live_count,
+            self.segment.node_count,
+            entry.file_bytes,
+            engine=entry.engine,
+            ef=self.ef if tuning is None else tuning.ef,
+            recall=None if tuning is None else tuning.recall,
+        )
 
     def scores(self, rows: IntArray, query: FloatArray) -> FloatArray:  # (count,), (dim,) -> (count,)
         """Return the exact cosines of these rows."""

@@ -7,6 +7,7 @@ fsync failures?", USENIX ATC 2020). After any error of the disk the store refuse
 """
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import apsw
 
 from clip_search_server.errors import DataLossError, UnavailableError
 from clip_search_server.index import page_checksums
+from clip_search_server.index.figures import WriteFigures
 from clip_search_server.index.files import sync_file
 from clip_search_server.index.rows import COUNTERS, counters_from, crc_of
 from clip_search_server.index.settings import Durability
@@ -30,11 +32,14 @@ class Store:
         sequence: number of the newest committed write.
         next_label: the label that the next new vector gets.
         failure: why writes are refused since the disk failed, or None.
+        figures: how long the disk took.
     """
 
     def __init__(self, path: Path, *, durability: Durability) -> None:
         self._path = path
         self._log_pages = 0
+        self._commits_sync = durability == "always"
+        self.figures = WriteFigures()
         self.failure: str | None = None
         try:
             self._connection = page_checksums.connect(path)
@@ -89,7 +94,7 @@ class Store:
             yield transaction
             if (transaction.sequence, transaction.next_label) != (self.sequence, self.next_label):
                 self._write_counters(transaction.sequence, transaction.next_label)
-            self._connection.execute("COMMIT")
+            self._commit()
         except apsw.BusyError as error:
             # Nothing is wrong with the disk: some tool holds the file. Later writes may succeed.
             self._roll_back()
@@ -110,6 +115,12 @@ class Store:
         else:
             self.sequence, self.next_label = transaction.sequence, transaction.next_label
 
+    def _commit(self) -> None:
+        started = time.monotonic()
+        self._connection.execute("COMMIT")
+        if self._commits_sync:
+            self.figures.sync_seconds.observe(time.monotonic() - started)
+
     def advance(self, *, sequence: int, next_label: int) -> None:
         """Raise the counters to at least these, durably; used when a generation is ahead of the store."""
         with self.transaction() as transaction:
@@ -126,7 +137,9 @@ class Store:
         log = Path(f"{self._path}-wal")  # SQLite holds no locks on this file, so opening and closing it is safe.
         try:
             if log.exists():
+                started = time.monotonic()
                 sync_file(log)
+                self.figures.sync_seconds.observe(time.monotonic() - started)
         except OSError as error:
             self._fail(error)
             self.check_writable()

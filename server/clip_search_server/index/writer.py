@@ -101,11 +101,15 @@ class GroupCommitWriter:
         if not batch:
             return
         outcomes: list[tuple[object, Exception | None]] = []
+        started = time.monotonic()
         try:
             with self._store.transaction() as transaction:
                 for action, _future in batch:
                     outcomes.append(_attempt(cast("Callable[[Transaction], Any]", action), transaction))
-            self._unsynced_since = self._unsynced_since or time.monotonic()
+            ended = time.monotonic()
+            self._store.figures.commit_seconds.observe(ended - started)
+            self._store.figures.commit_operations.observe(len(batch))
+            self._unsynced_since = self._unsynced_since or ended
             self._make_visible(transaction)
         except Exception as error:  # noqa: BLE001 - whatever happened, nobody may be left waiting
             outcomes = [(None, error)] * len(batch)

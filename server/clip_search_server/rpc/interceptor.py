@@ -1,4 +1,4 @@
-"""What happens around every method: access, bounds, a request id, error mapping, a log line; knows no method.
+"""What happens around every method: access, bounds, a request id, errors, figures, a log line; knows no method.
 
 A client may send its own id as the metadata `x-request-id`; either way the answer's trailers carry it. Methods of
 gRPC's own services, health above all, are let in and then left alone: they are answered however much there is to do.
@@ -6,6 +6,7 @@ gRPC's own services, health above all, are let in and then left alone: they are 
 Log lines hold nothing of what callers sent but the field that was wrong: ids, texts and names are theirs.
 """
 
+import asyncio
 import logging
 import re
 import secrets
@@ -15,6 +16,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
+from google.rpc import code_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
@@ -26,9 +28,11 @@ from clip_search_server.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
+from clip_search_server.logs import REQUEST_ID
 from clip_search_server.rpc.errors import internal_status, status_of, trailers_of
 from clip_search_server.rpc.guard import Access, Guard
 from clip_search_server.rpc.open_calls import OpenCalls
+from clip_search_server.telemetry.calls import CallFigures
 
 __all__ = ["RequestInterceptor"]
 
@@ -46,15 +50,19 @@ _OF_THE_CALLER = (
     UnauthenticatedError,
 )
 
+_OK, _CANCELLED = "OK", "CANCELLED"
+_name_of = code_pb2.Code.Name
+
 _Context = aio.ServicerContext[Any, Any]
 
 
 class RequestInterceptor(aio.ServerInterceptor):
     """Wraps the handlers of all methods of the API."""
 
-    def __init__(self, calls: OpenCalls, guard: Guard) -> None:
+    def __init__(self, calls: OpenCalls, guard: Guard, figures: CallFigures) -> None:
         self._calls = calls
         self._guard = guard
+        self._figures = figures
 
     async def intercept_service(
         self,
@@ -97,7 +105,7 @@ class RequestInterceptor(aio.ServerInterceptor):
         serialize: Callable[[Any], bytes],
     ) -> Callable[..., Awaitable[bytes]]:
         async def wrapped(data: bytes, context: _Context) -> bytes:
-            call = _Call(method, context, self._guard, access)
+            call = _Call(method, context, self._guard, self._figures, access)
             try:
                 self._calls.enter()
                 with self._calls.holding(len(data)):
@@ -107,7 +115,7 @@ class RequestInterceptor(aio.ServerInterceptor):
                     self._calls.check_answer(len(response))
             except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
                 await call.fail(error)
-            call.log("OK")
+            call.succeed()
             return response
 
         return wrapped
@@ -120,7 +128,8 @@ class RequestInterceptor(aio.ServerInterceptor):
         parse: Callable[[bytes], Any],
     ) -> Callable[..., Any]:
         async def wrapped(requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
-            call = _Call(method, context, self._guard, access)
+            call = _Call(method, context, self._guard, self._figures, access)
+            call.is_stream()
             try:
                 self._calls.enter()
                 with access.while_valid() as key:
@@ -129,13 +138,13 @@ class RequestInterceptor(aio.ServerInterceptor):
                             yield response
             except Exception as error:  # noqa: BLE001 - mapped, and logged when unforeseen
                 await call.fail(error)
-            call.log("OK")
+            call.succeed()
 
         return wrapped
 
     def _refusal(self, method: str, error: ClipSearchError) -> Callable[..., Awaitable[None]]:
         async def refuse(_requests: object, context: _Context) -> None:
-            await _Call(method, context, self._guard).fail(error)
+            await _Call(method, context, self._guard, self._figures).fail(error)
 
         return refuse
 
@@ -162,16 +171,30 @@ async def _all_parsed(requests: AsyncIterator[bytes], parse: Callable[[bytes], A
 
 
 class _Call:
-    """One call: its id, its clock and its end."""
+    """One call: its id, its clock and its end.
 
-    def __init__(self, method: str, context: _Context, guard: Guard, access: Access | None = None) -> None:
+    It is over once its task is: then its answer has been sent, or its caller has gone.
+    """
+
+    def __init__(
+        self, method: str, context: _Context, guard: Guard, figures: CallFigures, access: Access | None = None
+    ) -> None:
         metadata = dict(context.invocation_metadata() or ())
         sent = metadata.get(_ID_KEY, "")
         usable = isinstance(sent, str) and sent.isprintable() and 0 < len(sent) <= _ID_CHARS_MAX
         self._id = str(sent) if usable else secrets.token_hex(8)
         self._method, self._context, self._guard, self._access = method, context, guard, access
+        self._figures = figures
         self._started = time.monotonic()
+        self._code = _CANCELLED
+        self._when_over(self._note)
+        REQUEST_ID.set(self._id)  # The task is the call's own, and so is its context.
         context.set_trailing_metadata(((_ID_KEY, self._id),))
+
+    def is_stream(self) -> None:
+        """Count it among the open streams until its end."""
+        self._figures.open_streams += 1
+        self._when_over(self._leave_streams)
 
     async def fail(self, error: Exception) -> None:
         """End the call with the status for `error`; never returns."""
@@ -181,15 +204,38 @@ class _Call:
             self._guard.note(self._context.peer(), self._method, error)
             told = error if self._access is None else self._access.told(error)
             status, trailers = status_of(told), trailers_of(told)
+            self._code = _name_of(status.code)
             self.log(_described(error))
         else:
             status, trailers = internal_status(self._id), ()
-            _LOG.error("%s request=%s failed unforeseen", self._method, self._id, exc_info=error)
+            self._code = _name_of(status.code)
+            _LOG.error("%s failed unforeseen", self._method, exc_info=error, extra={"method": self._method})
         rich = rpc_status.to_status(status)
         metadata = ((_ID_KEY, self._id), *trailers, *rich.trailing_metadata)
         await self._context.abort(rich.code, rich.details, metadata)
 
+    def succeed(self) -> None:
+        """End the call well."""
+        self._code = _OK
+        self.log(_OK)
+
+    @staticmethod
+    def _when_over(act: Callable[["asyncio.Task[Any]"], None]) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call is handled outside of any task. This is a bug.")
+        task.add_done_callback(act)
+
+    def _note(self, _task: "asyncio.Task[Any]") -> None:
+        self._figures.note(self._method, self._code, time.monotonic() - self._started)
+
+    def _leave_streams(self, _task: "asyncio.Task[Any]") -> None:
+        self._figures.open_streams -= 1
+
     def log(self, outcome: str) -> None:
         """Write the call's line; requests are traffic, so the level is DEBUG."""
-        milliseconds = (time.monotonic() - self._started) * 1000
-        _LOG.debug("%s request=%s %.1f ms %s", self._method, self._id, milliseconds, outcome)
+        if not _LOG.isEnabledFor(logging.DEBUG):
+            return
+        milliseconds = round((time.monotonic() - self._started) * 1000, 1)
+        fields = {"method": self._method, "code": self._code, "milliseconds": milliseconds}
+        _LOG.debug("%s %.1f ms %s", self._method, milliseconds, outcome, extra=fields)

@@ -49,6 +49,7 @@ from clip_search_server.rpc.guard import Guard
 from clip_search_server.rpc.index_service import IndexService
 from clip_search_server.rpc.interceptor import RequestInterceptor
 from clip_search_server.rpc.open_calls import OpenCalls
+from clip_search_server.rpc.permissions import PERMISSIONS
 from clip_search_server.rpc.search_service import SearchService
 from clip_search_server.rpc.server_service import ServerService
 from clip_search_server.rpc.tls import ServerTls
@@ -56,6 +57,7 @@ from clip_search_server.search.catalog import Catalog
 from clip_search_server.search.likely_queries import expect_likely_queries
 from clip_search_server.search.models import Models
 from clip_search_server.search.snapshots import snapshot_all, snapshot_regularly
+from clip_search_server.telemetry.calls import CallFigures
 from clip_search_server.telemetry.collector import ServerCollector
 from clip_search_server.telemetry.endpoint import MetricsEndpoint
 
@@ -115,7 +117,8 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
     calls = OpenCalls(options.limits)
     keys = KeyRing(options.api_keys) if options.api_keys else None
     tls = ServerTls(options.tls) if options.tls else None
-    server = _make_server(options.limits, RequestInterceptor(calls, Guard(keys)))
+    figures = CallFigures(PERMISSIONS)
+    server = _make_server(options.limits, RequestInterceptor(calls, Guard(keys), figures))
     address = _bind(server, options, tls)
     catalog = await _open_catalog(options)
     background = [asyncio.create_task(snapshot_regularly(catalog, options.snapshot_interval_seconds))]
@@ -123,7 +126,7 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
     background += [asyncio.create_task(_always(lambda: tls.watch(address)))] if tls else []
     metrics: MetricsEndpoint | None = None
     try:
-        metrics = _open_metrics(options, catalog, calls)
+        metrics = _open_metrics(options, catalog, calls, figures)
         health_service = _add_services(server, catalog, options, calls)
         await server.start()
         await _set_serving(health_service)
@@ -227,7 +230,9 @@ def _host_and_port(option: str, address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _open_metrics(options: ServerOptions, catalog: Catalog, calls: OpenCalls) -> MetricsEndpoint | None:
+def _open_metrics(
+    options: ServerOptions, catalog: Catalog, calls: OpenCalls, figures: CallFigures
+) -> MetricsEndpoint | None:
     """Serve metrics where the operator asked for it."""
     if options.metrics_listen is None:
         return None
@@ -238,7 +243,7 @@ def _open_metrics(options: ServerOptions, catalog: Catalog, calls: OpenCalls) ->
             "Listen on 127.0.0.1, or add --insecure if the network keeps strangers out."
         )
     registry = CollectorRegistry()
-    registry.register(ServerCollector(catalog, lambda: calls.count))
+    registry.register(ServerCollector(catalog, figures, lambda: calls.count))
     ProcessCollector(registry=registry)
     endpoint = MetricsEndpoint(registry, host.strip("[]"), port)
     _LOG.info("metrics at http://%s:%d/metrics", host, endpoint.port)

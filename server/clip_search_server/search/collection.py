@@ -4,6 +4,7 @@ Reads and writes have threads of their own, so that a slow disk never holds up a
 """
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from clip_search_server.index import (
     Search,
     StoredItem,
     UpsertOutcome,
+    WriteFigures,
 )
 from clip_search_server.search.repeats import Repeats
 
@@ -71,6 +73,11 @@ class AsyncCollection:
     def space_id(self) -> str:
         """The space that the vectors belong to."""
         return self._index.space_id
+
+    @property
+    def write_figures(self) -> WriteFigures:
+        """How writes went since it was opened."""
+        return self._index.figures
 
     @property
     def item_count(self) -> int:
@@ -225,4 +232,5 @@ class AsyncCollection:
     async def _on(self, pool: ThreadPoolExecutor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         if self._end is not None:
             raise self._end
-        return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))
+        context = contextvars.copy_context()  # so that what is logged there carries the request's id
+        return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(function, *args, **kwargs))

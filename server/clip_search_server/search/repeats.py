@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from clip_search_server.encoder.encoder import EmbeddedPicture, Vector
 from clip_search_server.errors import InvalidArgumentError
+from clip_search_server.observation import Counter
 
 __all__ = ["Repeats"]
 
@@ -33,10 +34,15 @@ class Repeats:
 
     Args:
         find_stored: returns the vector of a digest, float32 (dim,), None where nothing with it is stored.
+
+    Attributes:
+        recognized: contents that were answered without embedding them.
+        embedded: those that were embedded.
     """
 
     def __init__(self, find_stored: Callable[[bytes], Awaitable[Vector | None]]) -> None:
         self._find_stored = find_stored
+        self.recognized, self.embedded = Counter(), Counter()
         self._flights: dict[bytes, _Flight] = {}
         self._recent: OrderedDict[bytes, EmbeddedPicture] = OrderedDict()
 
@@ -54,6 +60,7 @@ class Repeats:
                 raise flight.refusal
         if (known := self._recent.get(digest)) is not None:
             self._recent.move_to_end(digest)
+            self.recognized.add()
             return known
         flight = self._flights[digest] = _Flight()
         try:
@@ -65,6 +72,7 @@ class Repeats:
         finally:
             del self._flights[digest]
             flight.landed.set()
+        (self.embedded if stored is None else self.recognized).add()
         self._remember(digest, made)
         return made
 

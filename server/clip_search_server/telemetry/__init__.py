@@ -1,5 +1,7 @@
 """What operators see of a running server; knows nothing of gRPC.
 
-collector.py   figures that encoder, index and open calls keep anyway, read when Prometheus asks
+calls.py       counts calls and their outcomes
+collector.py   figures that encoder, index and calls keep anyway, read when Prometheus asks
+families.py    such figures in Prometheus' own terms
 endpoint.py    the HTTP endpoint that Prometheus asks
 """

@@ -487,7 +487,8 @@ def test_resuming_is_bounded_and_says_so(server: FakeServer, send: Send) -> None
     assert isinstance(told.error, UnavailableError)
     assert len(breaking.streams) == 4
     assert told.error.__notes__[0].startswith("tried 3 times in ")
-    assert told.unanswered == 3
+    assert not told.outcomes
+    assert told.unanswered <= 3  # Those that were drawn before the streams broke.
 
 
 def test_progress_resets_the_bounds(server: FakeServer, send: Send) -> None:

@@ -1,6 +1,7 @@
 """The batcher's rules, on a tower that the test holds still and lets go."""
 
 import asyncio
+import contextvars
 import math
 import threading
 import time
@@ -283,6 +284,46 @@ async def test_a_tower_that_loses_outputs_fails_its_entries() -> None:
         batcher = Batcher[int, int](lambda _: [], executor, name="lossy", bounds=FOUR)
         with pytest.raises(RuntimeError, match="This is a bug"):
             await batcher.submit(1, NOW)
+
+
+async def test_batches_are_counted_with_their_padding(make: Make, tower: Tower) -> None:
+    """Sizes, waits and units of work; what is computed for shorter neighbours is padding."""
+    batcher = make(bounds=BatchBounds(4, 100, padding_max=100), length=lambda number: number)
+    first = await held(batcher, tower)
+    tasks = queue_up(batcher, 3, 5, 10)
+    await asyncio.sleep(0)
+    tower.gate.set()
+    await asyncio.gather(first, *tasks)
+    figures = batcher.figures
+    assert (figures.sizes.sum, sum(figures.sizes.counts())) == (4.0, 2)
+    assert (figures.units.value, figures.padding_units.value) == (30, 12)
+    assert sum(figures.wait_seconds.counts()) == 4
+    assert sum(figures.run_seconds.counts()) == 2
+    assert figures.failures.value == 0
+
+
+async def test_an_input_of_a_failed_batch_waits_once(make: Make, tower: Tower) -> None:
+    """It runs again alone, which counts as a batch and not as another wait."""
+    batcher = make()
+    first = await held(batcher, tower)
+    tasks = queue_up(batcher, 1, 13)
+    await asyncio.sleep(0)
+    tower.gate.set()
+    await asyncio.gather(first, *tasks, return_exceptions=True)
+    assert sum(batcher.figures.wait_seconds.counts()) == 3
+    assert batcher.figures.failures.value == 2
+    assert batcher.figures.sizes.counts()[0] == 2
+
+
+async def test_batches_belong_to_no_request(make: Make, tower: Tower) -> None:
+    """What a context says of the request that came first is not said of all that share the batch."""
+    request = contextvars.ContextVar("request", default="")
+    seen: list[str] = []
+    pace = Pace()
+    pace.observe = lambda *_: seen.append(request.get())  # type: ignore[method-assign]
+    request.set("first")
+    await make(pace=pace).submit(1, NOW)
+    assert seen == [""]
 
 
 class Clients:

@@ -111,6 +111,18 @@ async def test_a_bad_picture_fails_alone(make: Callable[..., DecodePool]) -> Non
     assert [isinstance(result, InvalidArgumentError) for result in results] == [False, True, False]
 
 
+async def test_decoding_is_measured_once_a_picture(make: Callable[..., DecodePool]) -> None:
+    """Small ones and those that take turns alike; what is no picture is counted apart."""
+    good = encoded(Image.new("RGB", (40, 40)))
+    for pool in (make(), make(large_bytes=1)):
+        for data in (good, b"broken", good):
+            await asyncio.gather(pool.prepare(data, NOW), return_exceptions=True)
+        assert sum(pool.figures.run_seconds.counts()) == 2
+        assert sum(pool.figures.wait_seconds.counts()) == 2
+        assert pool.figures.run_seconds.sum > 0
+        assert pool.figures.refused.value == 1
+
+
 async def test_large_pictures_take_turns_and_small_ones_do_not_wait(
     make: Callable[..., DecodePool], decoding: Decoding, picture: Callable[[int], bytes]
 ) -> None:

@@ -247,6 +247,16 @@ def test_segments_stay_few_and_fresh(open_collection: OpenCollection) -> None:
     wait_until(lambda: {path.stem for path in folder.iterdir()} == names)
 
 
+def test_only_snapshots_that_are_published_are_measured(open_collection: OpenCollection) -> None:
+    """One with nothing new costs nothing and would make the others look quick."""
+    collection = open_collection()
+    before = sum(collection.figures.snapshot_seconds.counts())
+    collection.upsert(_records(0, 1))
+    collection.snapshot()
+    collection.snapshot()
+    assert sum(collection.figures.snapshot_seconds.counts()) == before + 1
+
+
 def test_a_snapshot_with_nothing_new_is_the_one_that_is_there(open_collection: OpenCollection) -> None:
     """Asking again publishes nothing; one write later there is something to publish."""
     collection = open_collection()

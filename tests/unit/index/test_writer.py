@@ -72,6 +72,32 @@ def test_callers_that_wait_together_share_a_commit(writer: GroupCommitWriter, co
     assert len(commits.sizes) <= 19
 
 
+def test_commits_are_measured(writer: GroupCommitWriter, store: Store) -> None:
+    """Each with how many writes shared it, how long it took, and how long of that the disk had."""
+    for at in range(3):
+        writer.run(_putting(at))
+    figures = store.figures
+    assert figures.commit_operations.counts()[0] == 3
+    assert sum(figures.commit_seconds.counts()) == sum(figures.sync_seconds.counts()) == 3
+    assert 0 < figures.sync_seconds.sum < figures.commit_seconds.sum
+
+
+def test_where_commits_do_not_sync_the_syncs_are_measured(tmp_path: Path) -> None:
+    """Under `interval` the disk has its time when a sync is asked for, not at a commit."""
+    create_store(tmp_path / "lazy.sqlite3", space_id=SPACE, dim=DIM)
+    store = Store(tmp_path / "lazy.sqlite3", durability="interval")
+    settings = IndexSettings(durability="interval", sync_interval_seconds=3600)
+    writer = GroupCommitWriter(store, Commits(), settings)
+    try:
+        writer.run(_putting(0))
+        assert sum(store.figures.sync_seconds.counts()) == 0
+        writer.sync()
+        assert sum(store.figures.sync_seconds.counts()) == 1
+    finally:
+        writer.close()
+        store.close()
+
+
 def test_an_answer_comes_only_after_the_write_is_visible(writer: GroupCommitWriter, commits: Commits) -> None:
     """A caller is not answered before `on_commit` has returned."""
     commits.gate.clear()

@@ -65,6 +65,18 @@ async def test_what_is_stored_costs_nothing(model: Model) -> None:
     assert (model.calls, found.thumbnail, found.vector.tolist()) == (0, None, [0.0] * 4)
 
 
+async def test_what_was_recognized_is_counted(model: Model) -> None:
+    """Whoever waited, came later or was found stored is recognized; what failed is neither."""
+    model.gate.set()
+    repeats = Repeats(stored(b"s"))
+    await asyncio.gather(*(repeats.embed_once(b"d", model.embed) for _ in range(3)))
+    await repeats.embed_once(b"s", model.embed)
+    model.errors = [InvalidArgumentError("image", "is damaged.")]
+    with pytest.raises(InvalidArgumentError):
+        await repeats.embed_once(b"bad", model.embed)
+    assert (repeats.embedded.value, repeats.recognized.value) == (1, 3)
+
+
 async def test_different_contents_do_not_wait_for_each_other(model: Model) -> None:
     """Only the same digest is the same content."""
     repeats = Repeats(stored())

@@ -17,6 +17,7 @@ the executor's thread.
 """
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from clip_search_server.encoder.batching.bounds import BatchBounds, BatchShape
 from clip_search_server.encoder.batching.line import Entry, Line
 from clip_search_server.encoder.batching.pace import Pace
 from clip_search_server.encoder.batching.urgency import Urgency
+from clip_search_server.encoder.figures import BatchFigures
 from clip_search_server.errors import DeadlineExceededError, UnavailableError
 
 __all__ = ["Batcher"]
@@ -64,6 +66,7 @@ class Batcher(Generic[Input, Output]):
         """
         self.bounds = bounds
         self.pace = pace or Pace()
+        self.figures = BatchFigures()
         self._run = run
         self._executor = executor
         self._name = name
@@ -94,7 +97,10 @@ class Batcher(Generic[Input, Output]):
         entry = Entry[Input, Output](value, self._length(value), urgency, future)
         (self._bulk if urgency.bulk else self._interactive).append(entry)
         if self._runner is None:
-            self._runner = asyncio.create_task(self._run_until_empty(), name=f"{self._name} batcher")
+            # In a context of its own: it works for all requests, not for the one that happened to come first.
+            self._runner = asyncio.create_task(
+                self._run_until_empty(), name=f"{self._name} batcher", context=contextvars.Context()
+            )
         return await future
 
     async def close(self) -> None:
@@ -128,6 +134,9 @@ class Batcher(Generic[Input, Output]):
             taken, shape = self._take(line, shape)
             line.settle(taken)
             batch += taken
+        now = time.monotonic()
+        for entry in batch:
+            self.figures.wait_seconds.observe(now - entry.queued_at)
         return batch
 
     def _take(self, line: Line[Input, Output], shape: BatchShape) -> tuple[list[Entry[Input, Output]], BatchShape]:
@@ -154,6 +163,7 @@ class Batcher(Generic[Input, Output]):
         try:
             await self._answer(batch)
         except Exception as error:  # noqa: BLE001 - whatever a batch raises belongs to its entries
+            self.figures.failures.add()
             if len(batch) == 1:
                 batch[0].fail(error)
                 return
@@ -169,10 +179,19 @@ class Batcher(Generic[Input, Output]):
         started = time.monotonic()
         inputs = [entry.input for entry in batch]
         outputs = await asyncio.get_running_loop().run_in_executor(self._executor, self._guarded, inputs)
-        self.pace.observe(len(batch) * max(entry.length for entry in batch), time.monotonic() - started)
+        self._note(batch, time.monotonic() - started)
         for entry, output in zip(batch, outputs, strict=True):
             if not entry.future.done():
                 entry.future.set_result(output)
+
+    def _note(self, batch: list[Entry[Input, Output]], seconds: float) -> None:
+        lengths = [entry.length for entry in batch]
+        units = len(lengths) * max(lengths)
+        self.pace.observe(units, seconds)
+        self.figures.sizes.observe(len(lengths))
+        self.figures.run_seconds.observe(seconds)
+        self.figures.units.add(units)
+        self.figures.padding_units.add(units - sum(lengths))
 
     def _guarded(self, inputs: list[Input]) -> Sequence[Output]:
         """Run inputs on the executor's thread; what goes wrong is an error of this batch, never of the thread."""
