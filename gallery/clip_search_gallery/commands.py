@@ -11,11 +11,11 @@ from typing import Any
 import click
 import uvicorn
 
-from clip_search.cli.failures import failures_reported
 from clip_search.cli.output import CommandError, print_note
 from clip_search.cli.session import connect
 from clip_search.cli.settings import Settings as ClientSettings
-from clip_search.cli.settings import pass_settings, shared_options
+from clip_search.cli.settings import pass_settings
+from clip_search.cli.standalone import StandaloneCommand
 from clip_search_gallery.access import is_loopback
 from clip_search_gallery.app import Settings, create_app
 from clip_search_gallery.pictures import PictureFolders
@@ -29,20 +29,6 @@ _CONNECTIONS_MAX = 512
 _DRAIN_SECONDS = 3
 
 
-class _Command(click.Command):
-    """A command with the client's options, whose failures end as the exit codes say."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # click.Command's own
-        super().__init__(*args, **kwargs)
-        offered = shared_options(from_environment=True)
-        self.params += [option for option in offered if option.name != "json"]
-
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  # click's own type
-        """Run it and report what fails."""
-        with failures_reported(ctx):
-            return super().invoke(ctx)
-
-
 def _read_address(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, int]:
     match = _ADDRESS.fullmatch(value)
     if match is None or int(match["port"]) > _PORT_MAX:
@@ -50,7 +36,7 @@ def _read_address(_ctx: click.Context, _param: click.Parameter, value: str) -> t
     return match["host"].strip("[]"), int(match["port"])
 
 
-@click.command("gallery", cls=_Command)
+@click.command("gallery", cls=StandaloneCommand, without=frozenset({"json"}))
 @click.option(
     "--listen",
     metavar="HOST:PORT",

@@ -6,7 +6,6 @@ the recorded changes. Knows nothing of how changes are recorded or lost.
 
 import itertools
 import random
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.faults.index_checks import (
 from tests.faults.index_history import DIM, SETTINGS, SPACE, WRITERS, Items, items_of, operations, written_by
 from tests.faults.power_cut_disk import Change, Cut, Disk, Removed, Renamed, Synced
 from tests.faults.power_cut_layer import Recorder, recording
+from tests.faults.writers import run_writers
 
 FOLDER = "collection"
 
@@ -143,27 +143,16 @@ def before_syncs(history: History, count: int) -> list[int]:
 
 
 def _write(collection: Collection, recorder: Recorder, session: Session) -> None:
-    failures: list[BaseException] = []
+    def write(writer: int) -> None:
+        for operation in operations(session.seed, writer):
+            if operation.puts or operation.gone:
+                sequence, number = operation.run(collection), None
+            else:
+                generation = collection.snapshot()
+                sequence, number = generation.sequence, generation.number
+            session.answers[writer].append(Answer(recorder.position, sequence, number))
 
-    def run(writer: int) -> None:
-        try:
-            for operation in operations(session.seed, writer):
-                if operation.puts or operation.gone:
-                    sequence, number = operation.run(collection), None
-                else:
-                    generation = collection.snapshot()
-                    sequence, number = generation.sequence, generation.number
-                session.answers[writer].append(Answer(recorder.position, sequence, number))
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread of the test
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(writer,)) for writer in range(WRITERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    run_writers(WRITERS, write)
 
 
 def final_items(history: History) -> Items:

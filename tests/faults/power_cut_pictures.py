@@ -6,7 +6,6 @@ among the recorded changes. Knows nothing of how changes are recorded or lost.
 
 import hashlib
 import random
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.faults import power_cuts
 from tests.faults.index_history import DIM, SETTINGS, SPACE, VECTORS, WRITERS
 from tests.faults.power_cut_disk import Change, Cut
 from tests.faults.power_cut_layer import recording
+from tests.faults.writers import run_writers
 
 FOLDER = "collection"
 CALLS = 24  # a writer and session
@@ -153,23 +153,12 @@ def recorded_pictures(
 
 
 def _write(kept: Kept, seed: int, told: Mapping[int, list[tuple[int, Items]]], position: Callable[[], int]) -> None:
-    failures: list[BaseException] = []
+    def write(writer: int) -> None:
+        for call in _calls(seed, writer):
+            kept.run(call)
+            told[writer].append((position(), call.foretell(told[writer][-1][1])))
 
-    def run(writer: int) -> None:
-        try:
-            for call in _calls(seed, writer):
-                kept.run(call)
-                told[writer].append((position(), call.foretell(told[writer][-1][1])))
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread of the test
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(writer,)) for writer in range(WRITERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    run_writers(WRITERS, write)
 
 
 def telling(history: PictureHistory, count: int) -> list[int]:

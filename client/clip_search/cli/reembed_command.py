@@ -14,11 +14,11 @@ from typing import Any
 
 import click
 
-from clip_search.cli.failures import failures_reported
 from clip_search.cli.output import CommandError, json_line, print_document, print_note, report_error, safe_text
 from clip_search.cli.progress import ProgressDisplay
 from clip_search.cli.session import connect_to
-from clip_search.cli.settings import Settings, pass_settings, shared_options
+from clip_search.cli.settings import Settings, pass_settings
+from clip_search.cli.standalone import StandaloneCommand
 from clip_search.client import Client
 from clip_search.errors import ClipSearchError
 from clip_search.picture_sources import PathSource, PictureSource, ServerSource, UrlSource
@@ -37,20 +37,6 @@ _QUIET_SECONDS = 2.0
 _SETTLING_SECONDS_MAX = 30.0
 _POLL_SECONDS = 0.25
 _SHOWN_MAX = 20
-
-
-class _Command(click.Command):
-    """A command with the shared options that matter to it, whose failures end as the exit codes say."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # click.Command's own
-        super().__init__(*args, **kwargs)
-        offered = shared_options(from_environment=True)
-        self.params += [option for option in offered if option.name not in {"collection", "model"}]
-
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  # click's own type
-        """Run it and report what fails."""
-        with failures_reported(ctx):
-            return super().invoke(ctx)
 
 
 def _read_sources(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -76,7 +62,7 @@ class _Wish:
     prune: bool
 
 
-@click.command("reembed", cls=_Command)
+@click.command("reembed", cls=StandaloneCommand, without=frozenset({"collection", "model"}))
 @click.option("--from", "old", metavar="COLLECTION", required=True, help="Collection, or alias of one, to read.")
 @click.option(
     "--to", "new", metavar="COLLECTION", required=True, help="Collection to fill; made where it is not there."
