@@ -55,7 +55,7 @@ def _read(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Non
     defaults: dict[str, Any] = {}
     for key, value in _table_in(path).items():
         if key not in options:
-            raise click.UsageError(f"{path}: {key}: is no setting{_nearest(key, options)}.")
+            raise click.UsageError(f"{path}: {key}: is no setting{_nearest(key, options)}")
         defaults[key] = _checked(ctx, options[key], value, f"{path}: {key}")
     ctx.default_map = defaults
     ctx.meta[__name__] = path

@@ -266,7 +266,7 @@ def test_logs_hold_nothing_that_callers_sent(server: ServerProcess, told: Told) 
     """No words, ids, names, values, paths or bytes of pictures, whether the request was answered or refused."""
     log = _log(server)
     for name, method in METHODS.items():
-        assert f"/{method.containing_service.full_name}/{name} request=" in log
+        assert f"/{method.containing_service.full_name}/{name} " in log
     found = [line for line in log.splitlines() if any(form in line.lower() for form in _forms(MARK))]
     assert found == []
 
