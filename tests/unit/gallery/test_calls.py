@@ -45,6 +45,35 @@ async def test_a_connection_that_failed_is_made_anew(server: PictureServer, monk
     calls.close()
 
 
+async def test_calls_under_way_keep_the_connection_that_is_replaced(
+    server: PictureServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call ends as it would have ended, and the old connection is closed after the last of them."""
+    monkeypatch.setattr("clip_search_gallery.calls._RENEWAL_SECONDS", 0.0)
+    clients = [Client(server.address), Client(server.address)]
+    calls = Calls(iter(clients).__next__)
+    begun, release = threading.Event(), threading.Event()
+
+    def ask_late(client: Client) -> int:
+        begun.set()
+        assert release.wait(20)
+        return client.stats().items
+
+    def fail(_: Client) -> None:
+        raise UnreachableError("cannot reach it")
+
+    late = asyncio.create_task(calls.run(ask_late))
+    await asyncio.to_thread(begun.wait, 20)
+    with pytest.raises(UnreachableError):
+        await calls.run(fail)
+    release.set()
+    assert await late == 0
+    with pytest.raises(ValueError, match="closed"):
+        clients[0].stats()
+    assert (await calls.run(Client.stats)).items == 0
+    calls.close()
+
+
 async def test_what_the_server_is_is_asked_once(server: PictureServer) -> None:
     """Until it was away."""
     calls = Calls(lambda: Client(server.address))
