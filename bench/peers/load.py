@@ -1,18 +1,14 @@
 """Starts client processes together and adds up what they found; knows nothing of servers."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from bench.client_processes import ClientProcesses
 from bench.peers.client import Report
 
 __all__ = ["BULK", "CROWD", "LONE", "Load", "run_load", "throughput"]
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
+_CLIENT = "bench.peers.client"
 _PROCESSES_MAX = 10
 
 
@@ -37,23 +33,17 @@ def run_load(server: str, address: str, kind: str, load: Load, *, seconds: float
     Raises:
         SystemExit: a client did not start, a request failed, or none was answered in time.
     """
-    processes = [
-        _start([server, address, kind], load, seconds, _PROCESSES_MAX * seed + number)
-        for number in range(load.processes)
-    ]
+    numbers = range(_PROCESSES_MAX * seed, _PROCESSES_MAX * seed + load.processes)
+    commands = [[_CLIENT, server, address, kind, *_arguments(load, seconds, number)] for number in numbers]
     try:
-        if any(_line(process) != "ready" for process in processes):
-            raise SystemExit(f"a client of {server} did not start; its message stands above")
-        for process in processes:
-            _go(process)
-        lines = [_line(process) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    if not all(lines):
-        raise SystemExit(f"a request to {server} failed; its message stands above")
-    report = _sum([Report(**json.loads(line)) for line in lines])
+        clients = ClientProcesses(commands)
+        try:
+            clients.go()
+            report = _sum([Report(**found) for found in clients.reports()])
+        finally:
+            clients.end()
+    except RuntimeError as error:
+        raise SystemExit(f"{server}: {error}") from error
     if not report.answered_ms:
         raise SystemExit(f"{server} answered no {kind} request within {seconds:g} s: give it more with --seconds")
     return report
@@ -64,27 +54,9 @@ def throughput(report: Report, cores: int) -> float:
     return len(report.answered_ms) * report.inputs / (report.seconds - report.cpu_seconds / cores)
 
 
-def _start(what: Sequence[str], load: Load, seconds: float, seed: int) -> "subprocess.Popen[str]":
+def _arguments(load: Load, seconds: float, seed: int) -> list[str]:
     options = {"clients": load.clients // load.processes, "inputs": load.inputs, "seconds": seconds, "seed": seed}
-    arguments = [part for name, value in options.items() for part in (f"--{name}", f"{value}")]
-    return subprocess.Popen(
-        [sys.executable, "-m", "bench.peers.client", *what, *arguments],
-        cwd=_CHECKOUT,
-        env=os.environ,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _go(process: "subprocess.Popen[str]") -> None:
-    if process.stdin is not None:
-        process.stdin.write("\n")
-        process.stdin.flush()
-
-
-def _line(process: "subprocess.Popen[str]") -> str:
-    return process.stdout.readline().strip() if process.stdout is not None else ""
+    return [part for name, value in options.items() for part in (f"--{name}", f"{value}")]
 
 
 def _sum(reports: Sequence[Report]) -> Report:

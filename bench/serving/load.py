@@ -1,22 +1,18 @@
 """Starts client processes together and adds up what they found; knows nothing of what they do."""
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from bench.client_processes import ClientProcesses
 from bench.serving.client import Report
 
 __all__ = ["Load", "Running", "percentile", "ready_load", "running_load", "throughput"]
 
 _LOADS_MAX, _PROCESSES_MAX = 10, 100
-_CHECKOUT = Path(__file__).resolve().parents[2]
+_CLIENT = "bench.serving.client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,39 +38,20 @@ class Running:
     """Client processes that have connected and wait for the word, or run."""
 
     def __init__(self, address: str, load: Load, seed: int) -> None:
-        command = [sys.executable, "-m", "bench.serving.client", address]
-        self._processes = [
-            subprocess.Popen(
-                [*command, *load.arguments(_PROCESSES_MAX * seed + number)],
-                cwd=_CHECKOUT,
-                env=os.environ,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for number in range(load.processes)
-        ]
-        for process in self._processes:
-            if _line(process) != "ready":
-                raise RuntimeError("a client did not start; its message stands above")
+        numbers = range(_PROCESSES_MAX * seed, _PROCESSES_MAX * seed + load.processes)
+        self._clients = ClientProcesses([[_CLIENT, address, *load.arguments(number)] for number in numbers])
 
     def go(self) -> None:
         """Let all begin."""
-        for process in self._processes:
-            if process.stdin is not None:
-                process.stdin.write("\n")
-                process.stdin.flush()
+        self._clients.go()
 
     def report(self) -> Report:
         """Wait for the end and return what all found together."""
-        return _sum([Report(**json.loads(_line(process))) for process in self._processes])
+        return _sum([Report(**found) for found in self._clients.reports()])
 
     def end(self) -> None:
         """Leave no process behind."""
-        for process in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            process.communicate()
+        self._clients.end()
 
 
 @contextlib.contextmanager
@@ -110,10 +87,6 @@ def throughput(report: Report, cores: int) -> float:
 def percentile(values: Sequence[float], share: float) -> float:
     """Return a percentile, rounded for reports; 0 of nothing."""
     return round(float(np.percentile(values, share)), 2) if len(values) else 0.0
-
-
-def _line(process: "subprocess.Popen[str]") -> str:
-    return process.stdout.readline().strip() if process.stdout is not None else ""
 
 
 def _sum(reports: Sequence[Report]) -> Report:

@@ -1,6 +1,5 @@
 """`clip-search gallery`: options in, a page to search with out; knows nothing of how it answers."""
 
-import re
 import signal
 import socket
 import webbrowser
@@ -14,7 +13,7 @@ import uvicorn
 from clip_search.cli.output import CommandError, print_note
 from clip_search.cli.session import connect
 from clip_search.cli.settings import Settings as ClientSettings
-from clip_search.cli.settings import pass_settings
+from clip_search.cli.settings import pass_settings, read_address
 from clip_search.cli.standalone import StandaloneCommand
 from clip_search_gallery.access import is_loopback
 from clip_search_gallery.app import Settings, create_app
@@ -23,17 +22,13 @@ from clip_search_gallery.pictures import PictureFolders
 __all__ = ["gallery"]
 
 _LISTEN = "127.0.0.1:8080"
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
-_PORT_MAX = 65_535
 _CONNECTIONS_MAX = 512
 _DRAIN_SECONDS = 3
 
 
 def _read_address(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, int]:
-    match = _ADDRESS.fullmatch(value)
-    if match is None or int(match["port"]) > _PORT_MAX:
-        raise click.BadParameter(f"{value!r} is not HOST:PORT, such as {_LISTEN}")
-    return match["host"].strip("[]"), int(match["port"])
+    host, port = read_address(value, port_min=0, example=_LISTEN)
+    return host.strip("[]"), port
 
 
 @click.command("gallery", cls=StandaloneCommand, without=frozenset({"json"}))

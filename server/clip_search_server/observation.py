@@ -33,11 +33,12 @@ class Histogram:
 
     Args:
         bounds: upper bounds, each belonging to what is below it, ascending; what is above the last is counted too.
+            By default those of seconds.
     """
 
     __slots__ = ("_counts", "bounds", "sum")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
         self.bounds = tuple(bounds)
         self.sum = 0.0
         self._counts = [0] * (len(self.bounds) + 1)

@@ -3,6 +3,7 @@
 import base64
 import datetime as dt
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -266,7 +267,7 @@ def test_logs_hold_nothing_that_callers_sent(server: ServerProcess, told: Told) 
     """No words, ids, names, values, paths or bytes of pictures, whether the request was answered or refused."""
     log = _log(server)
     for name, method in METHODS.items():
-        assert f"/{method.containing_service.full_name}/{name} " in log
+        assert re.search(rf"/{method.containing_service.full_name}/{name} [0-9.]+ ms .* request=\S", log)
     found = [line for line in log.splitlines() if any(form in line.lower() for form in _forms(MARK))]
     assert found == []
 

@@ -16,7 +16,7 @@ from clip_search.contents import Item, Vector
 from clip_search.credentials import TlsOptions
 from clip_search.errors import PermissionDeniedError, UnauthenticatedError, UnreachableError
 from demo.server_process import ServerProcess, ServerProcessError, program
-from tests.integration.certificates import LAST_WEEK, Authority, Files, chain, der, encrypted, shown
+from tests.certificates import LAST_WEEK, Authority, Files, chain, der, encrypted, shown
 from tests.integration.keys import Keys
 from tests.unit.index.support import wait_until
 

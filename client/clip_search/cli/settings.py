@@ -19,13 +19,14 @@ __all__ = [
     "SharedOptionsCommand",
     "client_command",
     "pass_settings",
+    "read_address",
     "shared_options",
 ]
 
 SERVER_VARIABLE = "CLIP_SEARCH_SERVER"
 API_KEY_VARIABLE = "CLIP_SEARCH_API_KEY"
 
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
+_HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
 _PORT_MAX = 65_535
 
 
@@ -50,12 +51,21 @@ class Settings:
 pass_settings = click.make_pass_decorator(Settings)
 
 
-def _check_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Check that a server is named as HOST:PORT, IPv6 hosts in brackets; nothing is looked up."""
-    match = _HOST_PORT.fullmatch(value) if value is not None else None
-    if value is not None and (match is None or not 0 < int(match["port"]) <= _PORT_MAX):
-        raise click.BadParameter(f"{value!r} is not HOST:PORT, such as {DEFAULT_SERVER}", ctx, param)
-    return value
+def read_address(value: str, *, port_min: int, example: str) -> tuple[str, int]:
+    """Return the parts of HOST:PORT, IPv6 hosts in brackets; nothing is looked up.
+
+    Args:
+        value: what was given.
+        port_min: 0 where a port may be left to be chosen, else 1.
+        example: of what was expected.
+
+    Raises:
+        click.BadParameter: it is something else.
+    """
+    match = _HOST_PORT.fullmatch(value)
+    if match is None or not port_min <= int(match["port"]) <= _PORT_MAX:
+        raise click.BadParameter(f"{value!r} is not HOST:PORT, such as {example}")
+    return match["host"], int(match["port"])
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:  # noqa: ANN401  # any option's
@@ -65,7 +75,9 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:  
 
 
 def _remember_server(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    _remember(ctx, param, _check_address(ctx, param, value))
+    if value is not None:
+        read_address(value, port_min=1, example=DEFAULT_SERVER)
+    _remember(ctx, param, value)
 
 
 def shared_options(*, from_environment: bool = False) -> list[click.Option]:

@@ -5,13 +5,9 @@ Written on the event loop alone, see `observation.py`; what threads measure they
 
 from dataclasses import dataclass, field
 
-from clip_search_server.observation import SECONDS, SIZES, Counter, Histogram
+from clip_search_server.observation import SIZES, Counter, Histogram
 
 __all__ = ["BatchFigures", "DecodeFigures"]
-
-
-def _seconds() -> Histogram:
-    return Histogram(SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +24,8 @@ class BatchFigures:
     """
 
     sizes: Histogram = field(default_factory=lambda: Histogram(SIZES))
-    wait_seconds: Histogram = field(default_factory=_seconds)
-    run_seconds: Histogram = field(default_factory=_seconds)
+    wait_seconds: Histogram = field(default_factory=Histogram)
+    run_seconds: Histogram = field(default_factory=Histogram)
     units: Counter = field(default_factory=Counter)
     padding_units: Counter = field(default_factory=Counter)
     failures: Counter = field(default_factory=Counter)
@@ -45,6 +41,6 @@ class DecodeFigures:
         refused: those that are not, or are too large.
     """
 
-    wait_seconds: Histogram = field(default_factory=_seconds)
-    run_seconds: Histogram = field(default_factory=_seconds)
+    wait_seconds: Histogram = field(default_factory=Histogram)
+    run_seconds: Histogram = field(default_factory=Histogram)
     refused: Counter = field(default_factory=Counter)

@@ -5,13 +5,9 @@ Each figure has one writer at a time, see `observation.py`: the writer's thread,
 
 from dataclasses import dataclass, field
 
-from clip_search_server.observation import SECONDS, SIZES, Histogram
+from clip_search_server.observation import SIZES, Histogram
 
 __all__ = ["WriteFigures"]
-
-
-def _seconds() -> Histogram:
-    return Histogram(SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +23,6 @@ class WriteFigures:
     """
 
     commit_operations: Histogram = field(default_factory=lambda: Histogram(SIZES))
-    commit_seconds: Histogram = field(default_factory=_seconds)
-    sync_seconds: Histogram = field(default_factory=_seconds)
-    snapshot_seconds: Histogram = field(default_factory=_seconds)
+    commit_seconds: Histogram = field(default_factory=Histogram)
+    sync_seconds: Histogram = field(default_factory=Histogram)
+    snapshot_seconds: Histogram = field(default_factory=Histogram)

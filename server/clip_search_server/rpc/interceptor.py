@@ -6,7 +6,6 @@ gRPC's own services, health above all, are let in and then left alone: they are 
 Log lines hold nothing of what callers sent but the field that was wrong: ids, texts and names are theirs.
 """
 
-import asyncio
 import logging
 import re
 import secrets
@@ -31,7 +30,7 @@ from clip_search_server.errors import (
 from clip_search_server.logs import REQUEST_ID
 from clip_search_server.rpc.errors import internal_status, status_of, trailers_of
 from clip_search_server.rpc.guard import Access, Guard
-from clip_search_server.rpc.open_calls import OpenCalls
+from clip_search_server.rpc.open_calls import OpenCalls, when_call_is_over
 from clip_search_server.telemetry.calls import CallFigures
 
 __all__ = ["RequestInterceptor"]
@@ -171,10 +170,7 @@ async def _all_parsed(requests: AsyncIterator[bytes], parse: Callable[[bytes], A
 
 
 class _Call:
-    """One call: its id, its clock and its end.
-
-    It is over once its task is: then its answer has been sent, or its caller has gone.
-    """
+    """One call: its id, its clock and its end."""
 
     def __init__(
         self, method: str, context: _Context, guard: Guard, figures: CallFigures, access: Access | None = None
@@ -187,14 +183,14 @@ class _Call:
         self._figures = figures
         self._started = time.monotonic()
         self._code = _CANCELLED
-        self._when_over(self._note)
+        when_call_is_over(self._note)
         REQUEST_ID.set(self._id)  # The task is the call's own, and so is its context.
         context.set_trailing_metadata(((_ID_KEY, self._id),))
 
     def is_stream(self) -> None:
         """Count it among the open streams until its end."""
         self._figures.open_streams += 1
-        self._when_over(self._leave_streams)
+        when_call_is_over(self._leave_streams)
 
     async def fail(self, error: Exception) -> None:
         """End the call with the status for `error`; never returns."""
@@ -219,17 +215,10 @@ class _Call:
         self._code = _OK
         self.log(_OK)
 
-    @staticmethod
-    def _when_over(act: Callable[["asyncio.Task[Any]"], None]) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a call is handled outside of any task. This is a bug.")
-        task.add_done_callback(act)
-
-    def _note(self, _task: "asyncio.Task[Any]") -> None:
+    def _note(self) -> None:
         self._figures.note(self._method, self._code, time.monotonic() - self._started)
 
-    def _leave_streams(self, _task: "asyncio.Task[Any]") -> None:
+    def _leave_streams(self) -> None:
         self._figures.open_streams -= 1
 
     def log(self, outcome: str) -> None:

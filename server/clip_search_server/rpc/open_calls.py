@@ -6,14 +6,21 @@ rate at which calls have been finishing says when that is. Once the server drain
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from clip_search_server.encoder.batching.drain import DrainRate
 from clip_search_server.errors import ResourceExhaustedError, UnavailableError
 from clip_search_server.limits import Limits
 
-__all__ = ["OpenCalls"]
+__all__ = ["OpenCalls", "when_call_is_over"]
+
+
+def when_call_is_over(act: Callable[[], None]) -> None:
+    """Act once the current task ends, which handles a call: then its answer has been sent, or its caller has gone."""
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a call is handled outside of any task. This is a bug.")
+    task.add_done_callback(lambda _task: act())
 
 
 class OpenCalls:
@@ -66,15 +73,12 @@ class OpenCalls:
             UnavailableError, ResourceExhaustedError: as `check`.
         """
         self.check()
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a call is handled outside of any task. This is a bug.")
+        when_call_is_over(self._leave)
         self._calls += 1
         self._idle.clear()
         self._drain.enter()
-        task.add_done_callback(self._leave)
 
-    def _leave(self, _task: asyncio.Task[Any]) -> None:
+    def _leave(self) -> None:
         self._drain.leave(finished=True)
         self._calls -= 1
         if not self._calls:

@@ -6,7 +6,7 @@ gRPC's own, counts as `other`, so that callers cannot make up labels.
 
 from collections.abc import Iterable, Mapping
 
-from clip_search_server.observation import SECONDS, Counter, Histogram
+from clip_search_server.observation import Counter, Histogram
 
 __all__ = ["CallFigures"]
 
@@ -41,7 +41,7 @@ class CallFigures:
         counter = self._codes.get((label, code))
         if counter is None:
             counter = self._codes[label, code] = Counter()
-            self._seconds.setdefault(label, Histogram(SECONDS))
+            self._seconds.setdefault(label, Histogram())
         counter.add()
         self._seconds[label].observe(seconds)
 

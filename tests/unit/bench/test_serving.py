@@ -82,15 +82,14 @@ def test_no_two_clients_send_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 
     class Started:
-        stdin = stdout = None
+        def __init__(self, commands: list[list[str]]) -> None:
+            seeds.extend(int(command[command.index("--seed") + 1]) for command in commands)
 
-    def start(command: list[str], **_options: object) -> Started:
-        seeds.append(int(command[command.index("--seed") + 1]))
-        return Started()
+        def go(self) -> None: ...
 
-    monkeypatch.setattr("bench.serving.load.subprocess.Popen", start)
-    monkeypatch.setattr("bench.serving.load._line", lambda _: "ready")
-    monkeypatch.setattr("bench.serving.load.Running.end", lambda _: None)
+        def end(self) -> None: ...
+
+    monkeypatch.setattr("bench.serving.load.ClientProcesses", Started)
     for seed in range(5):
         with running_load("nowhere", Load("text", 1, processes=4), Load("search", 1, processes=4), seed=seed):
             pass

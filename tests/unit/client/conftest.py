@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from clip_search.cli import main
 from clip_search.client import Client
 from tests.unit.client.fake_server import FakeServer
+from tests.unit.client.ingesting import Send, send_awaiting, send_blocking
 
 # The smallest PNG there is: one grey pixel.
 PNG = bytes.fromhex(
@@ -40,6 +41,13 @@ def client(server: FakeServer) -> Iterator[Client]:
     """A client of that server."""
     with Client(server.address, timeout_seconds=60) as connected:
         yield connected
+
+
+@pytest.fixture(params=[send_blocking, send_awaiting], ids=["sync", "async"])
+def send(request: pytest.FixtureRequest) -> Send:
+    """Both clients, one after the other."""
+    chosen: Send = request.param
+    return chosen
 
 
 @dataclass

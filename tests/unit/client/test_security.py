@@ -2,13 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 import pytest
-import trustme
 from click.testing import CliRunner, Result
 from google.rpc import code_pb2, status_pb2
 
@@ -24,57 +21,32 @@ from clip_search.errors import (
     UnauthenticatedError,
     UnreachableError,
 )
+from tests.certificates import LAST_WEEK, Authority, chain
 from tests.unit.client.fake_server import FakeServer
 
 KEY = "cs_4f8sKJ23-secret"
 
 
-@dataclass
-class Authority:
-    """Somebody who makes certificates, and the folder where they are written to."""
-
-    folder: Path
-    ca: trustme.CA
-
-    @property
-    def file(self) -> Path:
-        """Its own certificate."""
-        return self._written("ca.pem", self.ca.cert_pem)
-
-    def credentials(self, *names: str, expired: bool = False, mutual: bool = False) -> grpc.ServerCredentials:
-        """Make credentials of a server for these names; `mutual` wants a certificate of clients."""
-        past = datetime(2020, 1, 1, tzinfo=UTC), datetime(2021, 1, 1, tzinfo=UTC)
-        not_before, not_after = past if expired else (None, None)
-        made = self.ca.issue_cert(*names, not_before=not_before, not_after=not_after)
-        pair = (made.private_key_pem.bytes(), made.cert_chain_pems[0].bytes())
-        roots = self.ca.cert_pem.bytes() if mutual else None
-        return grpc.ssl_server_credentials([pair], roots, require_client_auth=mutual)
-
-    def client_files(self, name: str) -> tuple[Path, Path]:
-        """Make a client's certificate and its key."""
-        made = self.ca.issue_cert(f"{name}@example.org")
-        return (
-            self._written(f"{name}.pem", made.cert_chain_pems[0]),
-            self._written(f"{name}.key", made.private_key_pem),
-        )
-
-    def _written(self, name: str, blob: trustme.Blob) -> Path:
-        path = self.folder / name
-        blob.write_to_path(str(path))
-        return path
+def credentials(
+    authority: Authority, *names: str, expired: bool = False, mutual: bool = False
+) -> grpc.ServerCredentials:
+    """Make credentials of a server for these names; `mutual` wants a certificate of clients."""
+    not_before, not_after = LAST_WEEK if expired else (None, None)
+    made = authority.issue(*names, not_before=not_before, not_after=not_after)
+    roots = authority.ca.cert_pem.bytes() if mutual else None
+    return grpc.ssl_server_credentials([(made.private_key_pem.bytes(), chain(made))], roots, require_client_auth=mutual)
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     """The authority that everybody trusts."""
-    return Authority(tmp_path, trustme.CA())
+    return Authority(tmp_path / "authority")
 
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Authority:
     """An authority that nobody trusts."""
-    (tmp_path / "stranger").mkdir()
-    return Authority(tmp_path / "stranger", trustme.CA())
+    return Authority(tmp_path / "stranger")
 
 
 Serve = Callable[..., FakeServer]
@@ -86,7 +58,7 @@ def serve(authority: Authority) -> Iterator[Serve]:
     started = []
 
     def start(*names: str, expired: bool = False, mutual: bool = False) -> FakeServer:
-        started.append(FakeServer(authority.credentials(*names or ("127.0.0.1",), expired=expired, mutual=mutual)))
+        started.append(FakeServer(credentials(authority, *names or ("127.0.0.1",), expired=expired, mutual=mutual)))
         return started[-1]
 
     yield start
@@ -163,23 +135,23 @@ def test_a_server_that_wants_a_certificate_gets_it(serve: Serve, authority: Auth
     server = serve(mutual=True)
     ca = authority.file
     assert "--tls-certificate" in failure(server, TlsOptions(ca=ca))
-    assert "--tls-certificate" in failure(server, TlsOptions(ca, *stranger.client_files("mallory")))
-    with Client(server.address, tls=TlsOptions(ca, *authority.client_files("alice"))) as client:
+    assert "--tls-certificate" in failure(server, TlsOptions(ca, *stranger.client()))
+    with Client(server.address, tls=TlsOptions(ca, *authority.client())) as client:
         assert client.stats().collection == "default"
 
 
 def test_files_that_cannot_be_used_are_named(authority: Authority, tmp_path: Path) -> None:
     """Whatever is wrong with a file is told before anything is sent."""
-    certificate, key = authority.client_files("alice")
-    _, other_key = authority.client_files("bob")
+    certificate, key = authority.client()
+    _, other_key = authority.client()
     text = tmp_path / "notes.txt"
     text.write_text("no certificate", "utf-8")
     for options, words in (
         (TlsOptions(ca=tmp_path / "gone.pem"), "gone.pem: No such file"),
         (TlsOptions(ca=text), "notes.txt is no PEM file"),
-        (TlsOptions(ca=key), "alice.key: NO_CERTIFICATE"),
+        (TlsOptions(ca=key), f"{key}: NO_CERTIFICATE"),
         (TlsOptions(certificate=certificate), "belong together"),
-        (TlsOptions(certificate=certificate, key=other_key), "bob.key: KEY_VALUES_MISMATCH"),
+        (TlsOptions(certificate=certificate, key=other_key), f"{other_key}: KEY_VALUES_MISMATCH"),
     ):
         with pytest.raises(CredentialsError, match=words):
             Client("localhost:1", tls=options)
@@ -274,7 +246,7 @@ def test_the_program_takes_tls_and_key_from_options(serve: Serve, authority: Aut
     """Options may stand before or after the command; the key comes from a file."""
     server = serve(mutual=True)
     (tmp_path / "key").write_text(KEY, "utf-8")
-    certificate, key = map(str, authority.client_files("alice"))
+    certificate, key = map(str, authority.client())
     connection = ["--server", server.address, "--tls-ca", str(authority.file), "--tls-certificate", certificate]
     for arguments in (
         [*connection, "--tls-key", key, "--api-key-file", str(tmp_path / "key"), "stats"],
