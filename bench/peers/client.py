@@ -3,8 +3,9 @@
     python -m bench.peers.client SERVER ADDRESS text|image --clients 4 --inputs 1 --seconds 5 --seed 1
 
 Each client is a thread with a connection of its own that sends the next request, of so many inputs, as soon as the last
-is answered. Prints `ready`, waits for a line on stdin, runs, and prints a `Report` as one JSON line. What ends in the
-first tenth of the time, or after it, is not counted, so that as many are open at its beginning as at its end.
+is answered. Prints `ready`, waits for a line on stdin, runs, and prints a `Report` as one JSON line. The time that
+counts begins after a ramp. A request that begins before it or ends after it counts by the share of its own time that
+lies in it: few long requests fit into a short time, and whole ones alone would make steps of a rate.
 """
 
 import argparse
@@ -31,16 +32,24 @@ class Report:
     """What one process, or several together, found.
 
     Attributes:
-        answered_ms: how long each answered request took.
+        answered_ms: how long each request took that was answered in the time that counts.
+        answered: how many requests were answered in that time, those at its edges by their share.
         inputs: how many inputs a request had.
         cpu_seconds: processor time that the clients themselves took.
         seconds: how long they ran.
     """
 
     answered_ms: list[float] = field(default_factory=list)
+    answered: float = 0.0
     inputs: int = 1
     cpu_seconds: float = 0.0
     seconds: float = 0.0
+
+    def add(self, other: "Report") -> None:
+        """Count what another found at the same time."""
+        self.answered_ms += other.answered_ms
+        self.answered += other.answered
+        self.cpu_seconds += other.cpu_seconds
 
 
 def _requests(kind: str, inputs: int, seed: int) -> Iterator[Inputs]:
@@ -54,27 +63,30 @@ def _requests(kind: str, inputs: int, seed: int) -> Iterator[Inputs]:
         yield [next(files) for _ in range(inputs)]
 
 
-def _work(asker: Asker, requests: Iterator[Inputs], opens: float, closes: float, answered_ms: list[float]) -> None:
+def _work(asker: Asker, requests: Iterator[Inputs], opens: float, closes: float) -> Report:
+    report = Report()
     while (started := time.perf_counter()) < closes:
         asker.ask(next(requests))
         ended = time.perf_counter()
+        report.answered += max(0.0, min(ended, closes) - max(started, opens)) / (ended - started)
         if opens <= ended < closes:
-            answered_ms.append((ended - started) * 1e3)
+            report.answered_ms.append((ended - started) * 1e3)
+    return report
 
 
 def _run(options: argparse.Namespace, work: Sequence[tuple[Asker, Iterator[Inputs]]]) -> Report:
     opens = time.perf_counter() + _RAMP * options.seconds
     closes = opens + options.seconds
-    answered_ms: list[float] = []
     with ThreadPoolExecutor(len(work)) as threads:
-        running = [threads.submit(_work, *each, opens, closes, answered_ms) for each in work]
+        running = [threads.submit(_work, *each, opens, closes) for each in work]
         time.sleep(max(0.0, opens - time.perf_counter()))
         before = time.process_time()
         time.sleep(max(0.0, closes - time.perf_counter()))
         cpu_seconds = time.process_time() - before
+    total = Report(inputs=options.inputs, cpu_seconds=cpu_seconds, seconds=options.seconds)
     for each in running:
-        each.result()  # a request that failed makes the figures void
-    return Report(answered_ms, options.inputs, cpu_seconds, options.seconds)
+        total.add(each.result())  # a request that failed makes the figures void
+    return total
 
 
 def main() -> int:

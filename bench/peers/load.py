@@ -51,7 +51,7 @@ def run_load(server: str, address: str, kind: str, load: Load, *, seconds: float
 
 def throughput(report: Report, cores: int) -> float:
     """Return inputs a second of the processor time that the clients left to the server."""
-    return len(report.answered_ms) * report.inputs / (report.seconds - report.cpu_seconds / cores)
+    return report.answered * report.inputs / (report.seconds - report.cpu_seconds / cores)
 
 
 def _arguments(load: Load, seconds: float, seed: int) -> list[str]:
@@ -62,6 +62,5 @@ def _arguments(load: Load, seconds: float, seed: int) -> list[str]:
 def _sum(reports: Sequence[Report]) -> Report:
     total = Report(inputs=reports[0].inputs, seconds=reports[0].seconds)
     for report in reports:
-        total.answered_ms += report.answered_ms
-        total.cpu_seconds += report.cpu_seconds
+        total.add(report)
     return total
