@@ -122,7 +122,7 @@ bench-index: $(DEV_STAMP) ## a collection under searches and ingest; ARGS="--row
 bench-churn: $(DEV_STAMP) ## what many updates leave of a collection's recall, memory and files
 	$(BIN)/python -m bench.bench_churn $(ARGS)
 
-loadtest: $(LOADTEST_STAMP) ## a short headless load test of the demo server, with an HTML report
+loadtest: $(LOADTEST_STAMP) ## a load test with an SLO and an HTML report; ARGS="--host HOST:PORT --profile spike"
 	$(BIN)/python -m loadtest.run $(ARGS)
 
 clean: ## remove set-ups, caches and whatever the commands wrote

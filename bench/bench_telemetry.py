@@ -18,7 +18,6 @@ Ends with one JSON line; exit 1 where the median ratio is below `RATIO_MIN`.
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -38,7 +37,7 @@ from bench.serving.load import Load, ready_load, throughput
 from clip_search_server.encoder.encoder import REFINING_ROUNDS
 from clip_search_server.encoder.figures import BatchFigures
 from clip_search_server.telemetry.calls import CallFigures
-from demo.server_process import ServerProcess
+from demo.server_process import ServerProcess, metrics_url
 
 RATIO_MIN = 0.97
 KINDS = ("text", "image")
@@ -152,7 +151,7 @@ def measured(bundle: Path, folder: Path, seconds: float, rounds: int, *, cache: 
             )
             for name, given in options.items()
         }
-        scraper = Scraper(_metrics_url(folder / "with.log"))
+        scraper = Scraper(metrics_url(folder / "with.log"))
         for kind in KINDS:
             load = Load(kind, seconds, processes=4, connections=4)
             rates = [
@@ -181,13 +180,6 @@ def _rate(address: str, load: Load, seed: int, scraper: Scraper | None) -> float
             stack.enter_context(scraper.running())
         clients.go()
         return throughput(clients.report(), len(os.sched_getaffinity(0)))
-
-
-def _metrics_url(log: Path) -> str:
-    found = re.search(r"metrics at (\S+)", log.read_text(encoding="utf-8"))
-    if found is None:
-        raise RuntimeError(f"{log} does not say where the metrics are. This is a bug.")
-    return found[1]
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Self
 
 _READY = re.compile(r"listening on (\S+:\d+)")
+_METRICS = re.compile(r"metrics at (\S+)")
 _LOG_TAIL_LINES = 20
 
 
@@ -198,6 +199,14 @@ def _end(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
+
+
+def metrics_url(log: Path) -> str:
+    """Return where a server that was started with `--metrics-listen` serves its metrics, as its log says."""
+    found = _METRICS.search(log.read_text(encoding="utf-8"))
+    if found is None:
+        raise RuntimeError(f"{log} does not say where the metrics are. This is a bug.")
+    return found[1]
 
 
 def log_tail(log: Path) -> str:

@@ -62,9 +62,11 @@ class Workspace:
         """Export an embedded demo model, ``demo`` or ``demo-vit``, to FP16 ONNX with `clip-search export`."""
         run_program("clip-search", "export", model, shown(self.bundle))
 
-    def start_server(self, *, listen: str = "127.0.0.1:0", thumbnails: bool = False) -> ServerProcess:
-        """Start `clip-search serve` on the bundle and the data of this workspace."""
-        options = ("--segment-rows", str(SEGMENT_ROWS), *(["--thumbnails"] if thumbnails else []))
+    def start_server(
+        self, *, listen: str = "127.0.0.1:0", thumbnails: bool = False, options: Sequence[str] = ()
+    ) -> ServerProcess:
+        """Start `clip-search serve` on the bundle and the data of this workspace, with further options of it."""
+        options = ("--segment-rows", str(SEGMENT_ROWS), *(["--thumbnails"] if thumbnails else []), *options)
         return ServerProcess.start(self.bundle, self.data, log=self.log, listen=listen, options=options)
 
     def start_page(self, server: str, *, listen: str = "127.0.0.1:0") -> ServerProcess:

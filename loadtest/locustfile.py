@@ -1,100 +1,145 @@
-"""The load test's users: people who type the name of something and want ten pictures.
+"""What Locust loads: the users, the shape of the load, and what is written down at the end.
 
-Locust runs them as greenlets in one process, so gRPC is told to wait cooperatively. Knows nothing of how the server was
-started; `--host HOST:PORT` says where it is. Every call has a deadline, and one that is missed counts as a failure.
+Users are greenlets of one process, so gRPC is told to wait cooperatively, which happens in the process that calls:
+Locust forks its workers after loading this file. Settings come as one text (`--scenario`), which workers on
+other machines get from their master. Knows nothing of servers being started, of SLOs and of reports.
 """
 
-import csv
-import random
 import time
 from argparse import ArgumentParser
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import grpc
 import grpc.experimental.gevent
-from locust import User, between, events, task
+import locust.stats
+from locust import LoadTestShape, events
 from locust.env import Environment
-from locust.stats import PERCENTILES_TO_REPORT, StatsCSV
+from locust.runners import MasterRunner, WorkerRunner
 
-from clip_search.v1 import content_pb2, search_pb2, search_pb2_grpc
-from demo.samples import read_table
+from loadtest.material import read_material
+from loadtest.outcome import Failure, Moment, Outcome, Requests, write_outcome
+from loadtest.profiles import KINDS
+from loadtest.scenario import read_scenario
+from loadtest.stalls import Stalls
+from loadtest.users import REFUSED, Classifier, Ingester, Searcher
 
-grpc.experimental.gevent.init_gevent()
+__all__ = ["Classifier", "Crowd", "Ingester", "Searcher"]
 
-DEADLINE_S = 2.0
-HITS = 10
-#: A connection for each user, and none through a proxy.
-_CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
-_NAMES = [sample.name for sample in read_table()]
+#: Seconds between rows of the figures over time, and how far back each looks.
+locust.stats.HISTORY_STATS_INTERVAL_SEC = 1
+locust.stats.CURRENT_RESPONSE_TIME_PERCENTILE_WINDOW = 5
+
+_FAILURES_MAX = 50
+_STALLS = Stalls()
+_SHARES = {kind.user: kind.share for kind in KINDS.values()}
+_SPAWNED_PER_SECOND_MAX = 100
 
 
-class Searcher(User):
-    """Searches by short texts, some of them again and again, as people do."""
+class Crowd(LoadTestShape):
+    """As many users as the scenario's profile says, at each second."""
 
-    wait_time = between(0.0, 0.05)
+    use_common_options = True
 
-    def on_start(self) -> None:
-        """Connect; each user has a connection of its own."""
-        self._random = random.Random()
-        self._channel = grpc.insecure_channel(self.host or "", options=_CHANNEL_OPTIONS)
-        self._stub = search_pb2_grpc.SearchServiceStub(self._channel)
-
-    def on_stop(self) -> None:
-        """Hang up."""
-        self._channel.close()
-
-    @task(8)
-    def search_any_name(self) -> None:
-        """Search for any of the names."""
-        self._search("Search (any name)", self._random.choice(_NAMES))
-
-    @task(2)
-    def search_popular_name(self) -> None:
-        """Search for one of few names, which the server may have embedded before."""
-        self._search("Search (popular name)", self._random.choice(_NAMES[:10]))
-
-    def _search(self, label: str, text: str) -> None:
-        part = search_pb2.QueryPart(content=content_pb2.Content(text=text))
-        request = search_pb2.SearchRequest(parts=[part], limit=HITS)
-        failure: Exception | None = None
-        response_bytes = 0
-        started = time.perf_counter()
-        try:
-            response = self._stub.Search(request, timeout=DEADLINE_S)
-        except grpc.RpcError as error:
-            failure = RuntimeError(f"{error.code().name}: {error.details()}")
-        else:
-            response_bytes = response.ByteSize()
-            if not response.hits:
-                failure = RuntimeError("the answer holds no hit: is anything indexed?")
-        self.environment.events.request.fire(
-            request_type="gRPC",
-            name=label,
-            response_time=1000 * (time.perf_counter() - started),
-            response_length=response_bytes,
-            exception=failure,
-        )
+    def tick(self) -> tuple[int, float] | None:
+        """Return how many users there shall be now; None when the run is over."""
+        options = self.runner.environment.parsed_options if self.runner else None
+        if options is None:
+            raise RuntimeError("Locust asks for a shape before it runs. This is a bug.")
+        scenario = read_scenario(options.scenario)
+        over_seconds = time.perf_counter() - self.start_time
+        count = scenario.profile.users_at(over_seconds, seconds_max=scenario.seconds, users_max=scenario.users)
+        return None if count is None else (count, min(scenario.users, _SPAWNED_PER_SECOND_MAX))
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def add_options(parser: ArgumentParser) -> None:
-    """Let the run say where its final figures go; Locust's own `--csv` misses what happens in its last seconds."""
-    parser.add_argument("--figures", type=Path, help="CSV file for the figures of the whole run")
+    """Let the run say what it is, and where its outcome goes."""
+    parser.add_argument("--scenario", default="", help="the run's settings; workers get them from their master")
+    parser.add_argument("--outcome", default="", help="file for what the run found")
 
 
-def exit_code(*, requests: int, failures: int, crashes: int) -> int:
-    """Return what the run shall exit with: 0 only when there were requests, and nothing failed or crashed."""
-    return 0 if requests > 0 and failures == 0 and crashes == 0 else 1
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def prepare(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - locust passes what it likes
+    """Get a process ready, once it is clear which one it is."""
+    grpc.experimental.gevent.init_gevent()
+    for user in (Searcher, Classifier, Ingester):
+        user.weight = _SHARES[user.__name__]
+    if isinstance(environment.runner, MasterRunner):
+        environment.events.worker_report.add_listener(_STALLS.on_worker_report)  # type: ignore[no-untyped-call]
+        return
+    _STALLS.watch("this process")
+    if isinstance(environment.runner, WorkerRunner):
+        environment.events.report_to_master.add_listener(_STALLS.on_report)  # type: ignore[no-untyped-call]
+
+
+@events.test_start.add_listener  # type: ignore[untyped-decorator]
+def begin(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - locust passes what it likes
+    """Read what users will send before the first of them waits for it, and measure stalls from here on."""
+    if environment.parsed_options and not isinstance(environment.runner, MasterRunner):
+        scenario = read_scenario(environment.parsed_options.scenario)
+        read_material(scenario.pictures, scenario.texts)
+    _STALLS.begin()
 
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]
 def conclude(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - locust passes what it likes
-    """Write the figures, and let Locust fail when anything failed or nothing was tried."""
-    total = environment.stats.total
-    crashes = len(environment.runner.exceptions) if environment.runner else 0
-    environment.process_exit_code = exit_code(requests=total.num_requests, failures=total.num_failures, crashes=crashes)
-    file: Path | None = environment.parsed_options.figures if environment.parsed_options else None
-    if file:
-        with file.open("w", newline="", encoding="utf-8") as table:
-            StatsCSV(environment, PERCENTILES_TO_REPORT).requests_csv(csv.writer(table))
+    """Write the outcome down; workers have reported theirs."""
+    file = environment.parsed_options.outcome if environment.parsed_options else ""
+    if file and not isinstance(environment.runner, WorkerRunner):
+        write_outcome(_outcome(environment), Path(file))
+
+
+def _outcome(environment: Environment) -> Outcome:
+    stats = environment.stats
+    names = dict.fromkeys(name for name, _method in sorted(stats.entries))
+    return Outcome(
+        began=stats.start_time,
+        seconds=max(0.0, (stats.last_request_timestamp or stats.start_time) - stats.start_time),
+        requests=[_requests(environment, name) for name in names],
+        failures=_failures(environment),
+        moments=[_moment(entry) for entry in stats.history],
+        crashes=_crashes(environment),
+        stalls_ms=_STALLS.worst_ms,
+    )
+
+
+def _crashes(environment: Environment) -> list[str]:
+    """Tell what of the load test itself went wrong: then fewer requests were made than should have been."""
+    runner = environment.runner
+    if runner is None:
+        return []
+    found = [str(each["msg"]) for each in runner.exceptions.values()]
+    if isinstance(runner, MasterRunner):
+        found += [f"the worker {each.id} went missing" for each in runner.clients.missing]
+    return found
+
+
+def _requests(environment: Environment, name: str) -> Requests:
+    """Join the entries of a name: Locust keeps one for refused requests, one for all others."""
+    entries = {method: entry for (other, method), entry in environment.stats.entries.items() if other == name}
+    refused = entries.pop(REFUSED, None)
+    (called,) = entries.values() or (None,)
+    return Requests(
+        name,
+        answered=called.num_requests - called.num_failures if called else 0,
+        errors=called.num_failures if called else 0,
+        refused=refused.num_requests if refused else 0,
+        times_ms={round(time_ms): count for time_ms, count in called.response_times.items()} if called else {},
+    )
+
+
+def _failures(environment: Environment) -> list[Failure]:
+    found = [Failure(each.name, str(each.error), each.occurrences) for each in environment.stats.errors.values()]
+    return sorted(found, key=lambda failure: -failure.count)[:_FAILURES_MAX]
+
+
+def _moment(entry: dict[str, Any]) -> Moment:
+    return Moment(
+        at=datetime.fromisoformat(entry["time"]).timestamp(),
+        users=entry["user_count"][1],
+        per_second=entry["current_rps"][1],
+        errors_per_second=entry["current_fail_per_sec"][1],
+        p50_ms=entry["response_time_percentile_0.5"][1],
+        p95_ms=entry["response_time_percentile_0.95"][1],
+    )
