@@ -84,14 +84,16 @@ check: $(DEV_STAMP) ## format, lint, types, import rules, protos, generated code
 	$(BUF) format --diff --exit-code
 	$(BUF) breaking --against proto/baseline.binpb
 	$(BIN)/python scripts/generate_protos.py --check
+	$(BIN)/python scripts/generate_api_page.py --check
 
 format: $(DEV_STAMP) ## format the code and the protos, and fix what can be fixed
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format
 	$(BUF) format --write
 
-protos: $(DEV_STAMP) ## regenerate the Python code of the API
+protos: $(DEV_STAMP) ## regenerate the Python code of the API and its page, docs/api.md
 	$(BIN)/python scripts/generate_protos.py
+	$(BIN)/python scripts/generate_api_page.py
 
 proto-baseline: $(DEV_STAMP) ## make the API as it is now the one that later changes must not break
 	$(BUF) build --exclude-source-info -o proto/baseline.binpb

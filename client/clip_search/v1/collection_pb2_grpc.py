@@ -29,8 +29,12 @@ class CollectionServiceStub:
     """Creates, lists and deletes collections, and gives them further names. Servers that hold the `default` collection only
     answer UNIMPLEMENTED.
 
-    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`. Errors that any method can
-    give: INVALID_ARGUMENT (a bad name), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`.
+
+    Errors that any method can give:
+    - INVALID_ARGUMENT: a bad name.
+    - UNAVAILABLE: starting or stopping.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     def __init__(self, channel):
@@ -65,14 +69,21 @@ class CollectionServiceServicer:
     """Creates, lists and deletes collections, and gives them further names. Servers that hold the `default` collection only
     answer UNIMPLEMENTED.
 
-    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`. Errors that any method can
-    give: INVALID_ARGUMENT (a bad name), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`.
+
+    Errors that any method can give:
+    - INVALID_ARGUMENT: a bad name.
+    - UNAVAILABLE: starting or stopping.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     def CreateCollection(self, request, context):
         """Creates an empty collection for one model's space.
-        ALREADY_EXISTS when the name is taken, NOT_FOUND for an unknown model, RESOURCE_EXHAUSTED beyond
-        `Limits.collections_max`.
+
+        Errors:
+        - ALREADY_EXISTS: the name is taken.
+        - NOT_FOUND: unknown model.
+        - RESOURCE_EXHAUSTED: there are `Limits.collections_max` collections.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +98,10 @@ class CollectionServiceServicer:
 
     def DeleteCollection(self, request, context):
         """Deletes a collection and everything in it. There is no way back.
-        NOT_FOUND for an unknown name, FAILED_PRECONDITION while an alias points at it.
+
+        Errors:
+        - NOT_FOUND: unknown name.
+        - FAILED_PRECONDITION: an alias points at it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,7 +110,10 @@ class CollectionServiceServicer:
     def SetAlias(self, request, context):
         """Points an alias at a collection, atomically: each request sees the old or the new one, never neither. So a new
         model is rolled out: fill a new collection, then move the alias.
-        NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the only name of a collection.
+
+        Errors:
+        - NOT_FOUND: unknown collection.
+        - ALREADY_EXISTS: the alias is the only name of a collection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,8 +154,12 @@ class CollectionService:
     """Creates, lists and deletes collections, and gives them further names. Servers that hold the `default` collection only
     answer UNIMPLEMENTED.
 
-    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`. Errors that any method can
-    give: INVALID_ARGUMENT (a bad name), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`.
+
+    Errors that any method can give:
+    - INVALID_ARGUMENT: a bad name.
+    - UNAVAILABLE: starting or stopping.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     @staticmethod

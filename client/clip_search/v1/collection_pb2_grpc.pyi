@@ -30,8 +30,12 @@ class CollectionServiceStub:
     """Creates, lists and deletes collections, and gives them further names. Servers that hold the `default` collection only
     answer UNIMPLEMENTED.
 
-    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`. Errors that any method can
-    give: INVALID_ARGUMENT (a bad name), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`.
+
+    Errors that any method can give:
+    - INVALID_ARGUMENT: a bad name.
+    - UNAVAILABLE: starting or stopping.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     @_typing.overload
@@ -40,19 +44,28 @@ class CollectionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CollectionServiceAsyncStub: ...
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_collection_pb2.CreateCollectionRequest, _collection_pb2.CreateCollectionResponse]
     """Creates an empty collection for one model's space.
-    ALREADY_EXISTS when the name is taken, NOT_FOUND for an unknown model, RESOURCE_EXHAUSTED beyond
-    `Limits.collections_max`.
+
+    Errors:
+    - ALREADY_EXISTS: the name is taken.
+    - NOT_FOUND: unknown model.
+    - RESOURCE_EXHAUSTED: there are `Limits.collections_max` collections.
     """
     ListCollections: _grpc.UnaryUnaryMultiCallable[_collection_pb2.ListCollectionsRequest, _collection_pb2.ListCollectionsResponse]
     """Lists all collections with their aliases, by name in byte order."""
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_collection_pb2.DeleteCollectionRequest, _collection_pb2.DeleteCollectionResponse]
     """Deletes a collection and everything in it. There is no way back.
-    NOT_FOUND for an unknown name, FAILED_PRECONDITION while an alias points at it.
+
+    Errors:
+    - NOT_FOUND: unknown name.
+    - FAILED_PRECONDITION: an alias points at it.
     """
     SetAlias: _grpc.UnaryUnaryMultiCallable[_collection_pb2.SetAliasRequest, _collection_pb2.SetAliasResponse]
     """Points an alias at a collection, atomically: each request sees the old or the new one, never neither. So a new
     model is rolled out: fill a new collection, then move the alias.
-    NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the only name of a collection.
+
+    Errors:
+    - NOT_FOUND: unknown collection.
+    - ALREADY_EXISTS: the alias is the only name of a collection.
     """
 
 @_typing.type_check_only
@@ -60,34 +73,51 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     """Creates, lists and deletes collections, and gives them further names. Servers that hold the `default` collection only
     answer UNIMPLEMENTED.
 
-    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`. Errors that any method can
-    give: INVALID_ARGUMENT (a bad name), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`.
+
+    Errors that any method can give:
+    - INVALID_ARGUMENT: a bad name.
+    - UNAVAILABLE: starting or stopping.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCollection: _aio.UnaryUnaryMultiCallable[_collection_pb2.CreateCollectionRequest, _collection_pb2.CreateCollectionResponse]  # type: ignore[assignment]
     """Creates an empty collection for one model's space.
-    ALREADY_EXISTS when the name is taken, NOT_FOUND for an unknown model, RESOURCE_EXHAUSTED beyond
-    `Limits.collections_max`.
+
+    Errors:
+    - ALREADY_EXISTS: the name is taken.
+    - NOT_FOUND: unknown model.
+    - RESOURCE_EXHAUSTED: there are `Limits.collections_max` collections.
     """
     ListCollections: _aio.UnaryUnaryMultiCallable[_collection_pb2.ListCollectionsRequest, _collection_pb2.ListCollectionsResponse]  # type: ignore[assignment]
     """Lists all collections with their aliases, by name in byte order."""
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_collection_pb2.DeleteCollectionRequest, _collection_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
     """Deletes a collection and everything in it. There is no way back.
-    NOT_FOUND for an unknown name, FAILED_PRECONDITION while an alias points at it.
+
+    Errors:
+    - NOT_FOUND: unknown name.
+    - FAILED_PRECONDITION: an alias points at it.
     """
     SetAlias: _aio.UnaryUnaryMultiCallable[_collection_pb2.SetAliasRequest, _collection_pb2.SetAliasResponse]  # type: ignore[assignment]
     """Points an alias at a collection, atomically: each request sees the old or the new one, never neither. So a new
     model is rolled out: fill a new collection, then move the alias.
-    NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the only name of a collection.
+
+    Errors:
+    - NOT_FOUND: unknown collection.
+    - ALREADY_EXISTS: the alias is the only name of a collection.
     """
 
 class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates, lists and deletes collections, and gives them further names. Servers that hold the `default` collection only
     answer UNIMPLEMENTED.
 
-    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`. Errors that any method can
-    give: INVALID_ARGUMENT (a bad name), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+    Names of collections and aliases share one namespace and match `[a-z0-9][a-z0-9_-]{0,63}`.
+
+    Errors that any method can give:
+    - INVALID_ARGUMENT: a bad name.
+    - UNAVAILABLE: starting or stopping.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     @_abc_1.abstractmethod
@@ -97,8 +127,11 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.CreateCollectionResponse, _abc.Awaitable[_collection_pb2.CreateCollectionResponse]]:
         """Creates an empty collection for one model's space.
-        ALREADY_EXISTS when the name is taken, NOT_FOUND for an unknown model, RESOURCE_EXHAUSTED beyond
-        `Limits.collections_max`.
+
+        Errors:
+        - ALREADY_EXISTS: the name is taken.
+        - NOT_FOUND: unknown model.
+        - RESOURCE_EXHAUSTED: there are `Limits.collections_max` collections.
         """
 
     @_abc_1.abstractmethod
@@ -116,7 +149,10 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.DeleteCollectionResponse, _abc.Awaitable[_collection_pb2.DeleteCollectionResponse]]:
         """Deletes a collection and everything in it. There is no way back.
-        NOT_FOUND for an unknown name, FAILED_PRECONDITION while an alias points at it.
+
+        Errors:
+        - NOT_FOUND: unknown name.
+        - FAILED_PRECONDITION: an alias points at it.
         """
 
     @_abc_1.abstractmethod
@@ -127,7 +163,10 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_collection_pb2.SetAliasResponse, _abc.Awaitable[_collection_pb2.SetAliasResponse]]:
         """Points an alias at a collection, atomically: each request sees the old or the new one, never neither. So a new
         model is rolled out: fill a new collection, then move the alias.
-        NOT_FOUND for an unknown collection, ALREADY_EXISTS when the alias is the only name of a collection.
+
+        Errors:
+        - NOT_FOUND: unknown collection.
+        - ALREADY_EXISTS: the alias is the only name of a collection.
         """
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

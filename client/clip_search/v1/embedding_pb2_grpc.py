@@ -49,9 +49,13 @@ class EmbeddingServiceServicer:
     def Embed(self, request, context):
         """Embeds texts and images into the model's space. One bad input never fails its neighbours: each has its own outcome.
 
-        Errors for the whole request: INVALID_ARGUMENT (no inputs, or more than `Limits.items_per_request_max`), NOT_FOUND
-        (unknown model), RESOURCE_EXHAUSTED (the queue is full; google.rpc.RetryInfo says when to try again, and so does the
-        trailer `grpc-retry-pushback-ms`), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+        Errors for the whole request:
+        - INVALID_ARGUMENT: no inputs, or more than `Limits.items_per_request_max`.
+        - NOT_FOUND: unknown model.
+        - RESOURCE_EXHAUSTED: the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to
+        try again.
+        - UNAVAILABLE: starting or stopping.
+        - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,9 +36,13 @@ class EmbeddingServiceStub:
     Embed: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]
     """Embeds texts and images into the model's space. One bad input never fails its neighbours: each has its own outcome.
 
-    Errors for the whole request: INVALID_ARGUMENT (no inputs, or more than `Limits.items_per_request_max`), NOT_FOUND
-    (unknown model), RESOURCE_EXHAUSTED (the queue is full; google.rpc.RetryInfo says when to try again, and so does the
-    trailer `grpc-retry-pushback-ms`), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+    Errors for the whole request:
+    - INVALID_ARGUMENT: no inputs, or more than `Limits.items_per_request_max`.
+    - NOT_FOUND: unknown model.
+    - RESOURCE_EXHAUSTED: the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to
+      try again.
+    - UNAVAILABLE: starting or stopping.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
 @_typing.type_check_only
@@ -49,9 +53,13 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     Embed: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embeds texts and images into the model's space. One bad input never fails its neighbours: each has its own outcome.
 
-    Errors for the whole request: INVALID_ARGUMENT (no inputs, or more than `Limits.items_per_request_max`), NOT_FOUND
-    (unknown model), RESOURCE_EXHAUSTED (the queue is full; google.rpc.RetryInfo says when to try again, and so does the
-    trailer `grpc-retry-pushback-ms`), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+    Errors for the whole request:
+    - INVALID_ARGUMENT: no inputs, or more than `Limits.items_per_request_max`.
+    - NOT_FOUND: unknown model.
+    - RESOURCE_EXHAUSTED: the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to
+      try again.
+    - UNAVAILABLE: starting or stopping.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,9 +73,13 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_embedding_pb2.EmbedResponse, _abc.Awaitable[_embedding_pb2.EmbedResponse]]:
         """Embeds texts and images into the model's space. One bad input never fails its neighbours: each has its own outcome.
 
-        Errors for the whole request: INVALID_ARGUMENT (no inputs, or more than `Limits.items_per_request_max`), NOT_FOUND
-        (unknown model), RESOURCE_EXHAUSTED (the queue is full; google.rpc.RetryInfo says when to try again, and so does the
-        trailer `grpc-retry-pushback-ms`), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+        Errors for the whole request:
+        - INVALID_ARGUMENT: no inputs, or more than `Limits.items_per_request_max`.
+        - NOT_FOUND: unknown model.
+        - RESOURCE_EXHAUSTED: the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to
+          try again.
+        - UNAVAILABLE: starting or stopping.
+        - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
         """
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -32,8 +32,11 @@ class IndexServiceStub:
     reached the disk, with `interval` it reaches it within the interval. An acknowledged write is visible to every read
     that starts later.
 
-    Errors that any method can give: NOT_FOUND (unknown collection), UNAVAILABLE (starting, stopping, or the disk refuses
-    writes; nothing was changed), DATA_LOSS (stored bytes fail their checksum; they are never served), DEADLINE_EXCEEDED.
+    Errors that any method can give:
+    - NOT_FOUND: unknown collection.
+    - UNAVAILABLE: starting, stopping, or the disk refuses writes; nothing was changed.
+    - DATA_LOSS: stored bytes fail their checksum; they are never served.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     def __init__(self, channel):
@@ -96,18 +99,22 @@ class IndexServiceServicer:
     reached the disk, with `interval` it reaches it within the interval. An acknowledged write is visible to every read
     that starts later.
 
-    Errors that any method can give: NOT_FOUND (unknown collection), UNAVAILABLE (starting, stopping, or the disk refuses
-    writes; nothing was changed), DATA_LOSS (stored bytes fail their checksum; they are never served), DEADLINE_EXCEEDED.
+    Errors that any method can give:
+    - NOT_FOUND: unknown collection.
+    - UNAVAILABLE: starting, stopping, or the disk refuses writes; nothing was changed.
+    - DATA_LOSS: stored bytes fail their checksum; they are never served.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     def Upsert(self, request, context):
         """Stores items, each replacing the item of the same id. One bad item never fails its neighbours. Of the same id
         twice in one request, the last wins.
 
-        Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-        FAILED_PRECONDITION (the model is of another space than the collection, or no model is of its space),
-        RESOURCE_EXHAUSTED (the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
-        google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
+        Errors for the whole request:
+        - INVALID_ARGUMENT: no items, or more than `Limits.items_per_request_max`.
+        - FAILED_PRECONDITION: the model is of another space than the collection, or no model is of its space.
+        - RESOURCE_EXHAUSTED: the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
+        google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,8 +129,10 @@ class IndexServiceServicer:
         leave them empty or repeat them. When the call breaks off, items without an answer may or may not be stored:
         sending them again is safe.
 
-        Ends with an error only when the call itself cannot go on: INVALID_ARGUMENT (collection or model changes midway),
-        FAILED_PRECONDITION (the model is of another space), RESOURCE_EXHAUSTED (too many streams), and those above.
+        It ends with an error only when the call itself cannot go on:
+        - INVALID_ARGUMENT: collection or model changes midway.
+        - FAILED_PRECONDITION: the model is of another space.
+        - RESOURCE_EXHAUSTED: too many streams.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +140,9 @@ class IndexServiceServicer:
 
     def Delete(self, request, context):
         """Deletes items by id or by filter. Ids that are not there are no error.
-        INVALID_ARGUMENT when neither ids nor a filter is given, or too many ids.
+
+        Errors:
+        - INVALID_ARGUMENT: neither ids nor a filter is given, or too many ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,7 +150,9 @@ class IndexServiceServicer:
 
     def GetItems(self, request, context):
         """Reads items by id.
-        INVALID_ARGUMENT when no or too many ids are given.
+
+        Errors:
+        - INVALID_ARGUMENT: no or too many ids are given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,7 +161,9 @@ class IndexServiceServicer:
     def ListItems(self, request, context):
         """Lists items in byte order of their ids, page by page. Items written or deleted meanwhile may show or not; all
         others show exactly once.
-        INVALID_ARGUMENT for a page token that this method did not give out.
+
+        Errors:
+        - INVALID_ARGUMENT: a page token that this method did not give out, a page size out of range, a bad filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,7 +171,9 @@ class IndexServiceServicer:
 
     def GetThumbnails(self, request, context):
         """Reads the thumbnails that were stored with items, by their sender or by the server itself.
-        INVALID_ARGUMENT when no or too many ids are given.
+
+        Errors:
+        - INVALID_ARGUMENT: no or too many ids are given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,7 +181,9 @@ class IndexServiceServicer:
 
     def GetImage(self, request, context):
         """Reads the picture that an item was made from, where the server keeps pictures (`serve --keep-images`).
-        NOT_FOUND when there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
+
+        Errors:
+        - NOT_FOUND: there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
         server kept none or had no more room.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -249,8 +268,11 @@ class IndexService:
     reached the disk, with `interval` it reaches it within the interval. An acknowledged write is visible to every read
     that starts later.
 
-    Errors that any method can give: NOT_FOUND (unknown collection), UNAVAILABLE (starting, stopping, or the disk refuses
-    writes; nothing was changed), DATA_LOSS (stored bytes fail their checksum; they are never served), DEADLINE_EXCEEDED.
+    Errors that any method can give:
+    - NOT_FOUND: unknown collection.
+    - UNAVAILABLE: starting, stopping, or the disk refuses writes; nothing was changed.
+    - DATA_LOSS: stored bytes fail their checksum; they are never served.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     @staticmethod

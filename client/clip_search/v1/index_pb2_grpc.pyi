@@ -33,8 +33,11 @@ class IndexServiceStub:
     reached the disk, with `interval` it reaches it within the interval. An acknowledged write is visible to every read
     that starts later.
 
-    Errors that any method can give: NOT_FOUND (unknown collection), UNAVAILABLE (starting, stopping, or the disk refuses
-    writes; nothing was changed), DATA_LOSS (stored bytes fail their checksum; they are never served), DEADLINE_EXCEEDED.
+    Errors that any method can give:
+    - NOT_FOUND: unknown collection.
+    - UNAVAILABLE: starting, stopping, or the disk refuses writes; nothing was changed.
+    - DATA_LOSS: stored bytes fail their checksum; they are never served.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     @_typing.overload
@@ -45,10 +48,11 @@ class IndexServiceStub:
     """Stores items, each replacing the item of the same id. One bad item never fails its neighbours. Of the same id
     twice in one request, the last wins.
 
-    Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-    FAILED_PRECONDITION (the model is of another space than the collection, or no model is of its space),
-    RESOURCE_EXHAUSTED (the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
-    google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
+    Errors for the whole request:
+    - INVALID_ARGUMENT: no items, or more than `Limits.items_per_request_max`.
+    - FAILED_PRECONDITION: the model is of another space than the collection, or no model is of its space.
+    - RESOURCE_EXHAUSTED: the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
+      google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again.
     """
     Ingest: _grpc.StreamStreamMultiCallable[_index_pb2.IngestRequest, _index_pb2.IngestResponse]
     """Stores a stream of items of any length, answering each once it is durable, in any order. Of the same id, the last
@@ -59,30 +63,42 @@ class IndexServiceStub:
     leave them empty or repeat them. When the call breaks off, items without an answer may or may not be stored:
     sending them again is safe.
 
-    Ends with an error only when the call itself cannot go on: INVALID_ARGUMENT (collection or model changes midway),
-    FAILED_PRECONDITION (the model is of another space), RESOURCE_EXHAUSTED (too many streams), and those above.
+    It ends with an error only when the call itself cannot go on:
+    - INVALID_ARGUMENT: collection or model changes midway.
+    - FAILED_PRECONDITION: the model is of another space.
+    - RESOURCE_EXHAUSTED: too many streams.
     """
     Delete: _grpc.UnaryUnaryMultiCallable[_index_pb2.DeleteRequest, _index_pb2.DeleteResponse]
     """Deletes items by id or by filter. Ids that are not there are no error.
-    INVALID_ARGUMENT when neither ids nor a filter is given, or too many ids.
+
+    Errors:
+    - INVALID_ARGUMENT: neither ids nor a filter is given, or too many ids.
     """
     GetItems: _grpc.UnaryUnaryMultiCallable[_index_pb2.GetItemsRequest, _index_pb2.GetItemsResponse]
     """Reads items by id.
-    INVALID_ARGUMENT when no or too many ids are given.
+
+    Errors:
+    - INVALID_ARGUMENT: no or too many ids are given.
     """
     ListItems: _grpc.UnaryUnaryMultiCallable[_index_pb2.ListItemsRequest, _index_pb2.ListItemsResponse]
     """Lists items in byte order of their ids, page by page. Items written or deleted meanwhile may show or not; all
     others show exactly once.
-    INVALID_ARGUMENT for a page token that this method did not give out.
+
+    Errors:
+    - INVALID_ARGUMENT: a page token that this method did not give out, a page size out of range, a bad filter.
     """
     GetThumbnails: _grpc.UnaryUnaryMultiCallable[_index_pb2.GetThumbnailsRequest, _index_pb2.GetThumbnailsResponse]
     """Reads the thumbnails that were stored with items, by their sender or by the server itself.
-    INVALID_ARGUMENT when no or too many ids are given.
+
+    Errors:
+    - INVALID_ARGUMENT: no or too many ids are given.
     """
     GetImage: _grpc.UnaryUnaryMultiCallable[_index_pb2.GetImageRequest, _index_pb2.GetImageResponse]
     """Reads the picture that an item was made from, where the server keeps pictures (`serve --keep-images`).
-    NOT_FOUND when there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
-    server kept none or had no more room.
+
+    Errors:
+    - NOT_FOUND: there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
+      server kept none or had no more room.
     """
     GetStats: _grpc.UnaryUnaryMultiCallable[_index_pb2.GetStatsRequest, _index_pb2.GetStatsResponse]
     """Tells how large a collection is and what it is made of."""
@@ -99,8 +115,11 @@ class IndexServiceAsyncStub(IndexServiceStub):
     reached the disk, with `interval` it reaches it within the interval. An acknowledged write is visible to every read
     that starts later.
 
-    Errors that any method can give: NOT_FOUND (unknown collection), UNAVAILABLE (starting, stopping, or the disk refuses
-    writes; nothing was changed), DATA_LOSS (stored bytes fail their checksum; they are never served), DEADLINE_EXCEEDED.
+    Errors that any method can give:
+    - NOT_FOUND: unknown collection.
+    - UNAVAILABLE: starting, stopping, or the disk refuses writes; nothing was changed.
+    - DATA_LOSS: stored bytes fail their checksum; they are never served.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -108,10 +127,11 @@ class IndexServiceAsyncStub(IndexServiceStub):
     """Stores items, each replacing the item of the same id. One bad item never fails its neighbours. Of the same id
     twice in one request, the last wins.
 
-    Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-    FAILED_PRECONDITION (the model is of another space than the collection, or no model is of its space),
-    RESOURCE_EXHAUSTED (the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
-    google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
+    Errors for the whole request:
+    - INVALID_ARGUMENT: no items, or more than `Limits.items_per_request_max`.
+    - FAILED_PRECONDITION: the model is of another space than the collection, or no model is of its space.
+    - RESOURCE_EXHAUSTED: the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
+      google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again.
     """
     Ingest: _aio.StreamStreamMultiCallable[_index_pb2.IngestRequest, _index_pb2.IngestResponse]  # type: ignore[assignment]
     """Stores a stream of items of any length, answering each once it is durable, in any order. Of the same id, the last
@@ -122,30 +142,42 @@ class IndexServiceAsyncStub(IndexServiceStub):
     leave them empty or repeat them. When the call breaks off, items without an answer may or may not be stored:
     sending them again is safe.
 
-    Ends with an error only when the call itself cannot go on: INVALID_ARGUMENT (collection or model changes midway),
-    FAILED_PRECONDITION (the model is of another space), RESOURCE_EXHAUSTED (too many streams), and those above.
+    It ends with an error only when the call itself cannot go on:
+    - INVALID_ARGUMENT: collection or model changes midway.
+    - FAILED_PRECONDITION: the model is of another space.
+    - RESOURCE_EXHAUSTED: too many streams.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_index_pb2.DeleteRequest, _index_pb2.DeleteResponse]  # type: ignore[assignment]
     """Deletes items by id or by filter. Ids that are not there are no error.
-    INVALID_ARGUMENT when neither ids nor a filter is given, or too many ids.
+
+    Errors:
+    - INVALID_ARGUMENT: neither ids nor a filter is given, or too many ids.
     """
     GetItems: _aio.UnaryUnaryMultiCallable[_index_pb2.GetItemsRequest, _index_pb2.GetItemsResponse]  # type: ignore[assignment]
     """Reads items by id.
-    INVALID_ARGUMENT when no or too many ids are given.
+
+    Errors:
+    - INVALID_ARGUMENT: no or too many ids are given.
     """
     ListItems: _aio.UnaryUnaryMultiCallable[_index_pb2.ListItemsRequest, _index_pb2.ListItemsResponse]  # type: ignore[assignment]
     """Lists items in byte order of their ids, page by page. Items written or deleted meanwhile may show or not; all
     others show exactly once.
-    INVALID_ARGUMENT for a page token that this method did not give out.
+
+    Errors:
+    - INVALID_ARGUMENT: a page token that this method did not give out, a page size out of range, a bad filter.
     """
     GetThumbnails: _aio.UnaryUnaryMultiCallable[_index_pb2.GetThumbnailsRequest, _index_pb2.GetThumbnailsResponse]  # type: ignore[assignment]
     """Reads the thumbnails that were stored with items, by their sender or by the server itself.
-    INVALID_ARGUMENT when no or too many ids are given.
+
+    Errors:
+    - INVALID_ARGUMENT: no or too many ids are given.
     """
     GetImage: _aio.UnaryUnaryMultiCallable[_index_pb2.GetImageRequest, _index_pb2.GetImageResponse]  # type: ignore[assignment]
     """Reads the picture that an item was made from, where the server keeps pictures (`serve --keep-images`).
-    NOT_FOUND when there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
-    server kept none or had no more room.
+
+    Errors:
+    - NOT_FOUND: there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
+      server kept none or had no more room.
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_index_pb2.GetStatsRequest, _index_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Tells how large a collection is and what it is made of."""
@@ -161,8 +193,11 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
     reached the disk, with `interval` it reaches it within the interval. An acknowledged write is visible to every read
     that starts later.
 
-    Errors that any method can give: NOT_FOUND (unknown collection), UNAVAILABLE (starting, stopping, or the disk refuses
-    writes; nothing was changed), DATA_LOSS (stored bytes fail their checksum; they are never served), DEADLINE_EXCEEDED.
+    Errors that any method can give:
+    - NOT_FOUND: unknown collection.
+    - UNAVAILABLE: starting, stopping, or the disk refuses writes; nothing was changed.
+    - DATA_LOSS: stored bytes fail their checksum; they are never served.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
 
     @_abc_1.abstractmethod
@@ -174,10 +209,11 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores items, each replacing the item of the same id. One bad item never fails its neighbours. Of the same id
         twice in one request, the last wins.
 
-        Errors for the whole request: INVALID_ARGUMENT (no items, or more than `Limits.items_per_request_max`),
-        FAILED_PRECONDITION (the model is of another space than the collection, or no model is of its space),
-        RESOURCE_EXHAUSTED (the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
-        google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again).
+        Errors for the whole request:
+        - INVALID_ARGUMENT: no items, or more than `Limits.items_per_request_max`.
+        - FAILED_PRECONDITION: the model is of another space than the collection, or no model is of its space.
+        - RESOURCE_EXHAUSTED: the queue is full, or items arrive faster than they can be indexed; nothing was stored, and
+          google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try again.
         """
 
     @_abc_1.abstractmethod
@@ -194,8 +230,10 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         leave them empty or repeat them. When the call breaks off, items without an answer may or may not be stored:
         sending them again is safe.
 
-        Ends with an error only when the call itself cannot go on: INVALID_ARGUMENT (collection or model changes midway),
-        FAILED_PRECONDITION (the model is of another space), RESOURCE_EXHAUSTED (too many streams), and those above.
+        It ends with an error only when the call itself cannot go on:
+        - INVALID_ARGUMENT: collection or model changes midway.
+        - FAILED_PRECONDITION: the model is of another space.
+        - RESOURCE_EXHAUSTED: too many streams.
         """
 
     @_abc_1.abstractmethod
@@ -205,7 +243,9 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_index_pb2.DeleteResponse, _abc.Awaitable[_index_pb2.DeleteResponse]]:
         """Deletes items by id or by filter. Ids that are not there are no error.
-        INVALID_ARGUMENT when neither ids nor a filter is given, or too many ids.
+
+        Errors:
+        - INVALID_ARGUMENT: neither ids nor a filter is given, or too many ids.
         """
 
     @_abc_1.abstractmethod
@@ -215,7 +255,9 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_index_pb2.GetItemsResponse, _abc.Awaitable[_index_pb2.GetItemsResponse]]:
         """Reads items by id.
-        INVALID_ARGUMENT when no or too many ids are given.
+
+        Errors:
+        - INVALID_ARGUMENT: no or too many ids are given.
         """
 
     @_abc_1.abstractmethod
@@ -226,7 +268,9 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_index_pb2.ListItemsResponse, _abc.Awaitable[_index_pb2.ListItemsResponse]]:
         """Lists items in byte order of their ids, page by page. Items written or deleted meanwhile may show or not; all
         others show exactly once.
-        INVALID_ARGUMENT for a page token that this method did not give out.
+
+        Errors:
+        - INVALID_ARGUMENT: a page token that this method did not give out, a page size out of range, a bad filter.
         """
 
     @_abc_1.abstractmethod
@@ -236,7 +280,9 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_index_pb2.GetThumbnailsResponse, _abc.Awaitable[_index_pb2.GetThumbnailsResponse]]:
         """Reads the thumbnails that were stored with items, by their sender or by the server itself.
-        INVALID_ARGUMENT when no or too many ids are given.
+
+        Errors:
+        - INVALID_ARGUMENT: no or too many ids are given.
         """
 
     @_abc_1.abstractmethod
@@ -246,8 +292,10 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_index_pb2.GetImageResponse, _abc.Awaitable[_index_pb2.GetImageResponse]]:
         """Reads the picture that an item was made from, where the server keeps pictures (`serve --keep-images`).
-        NOT_FOUND when there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
-        server kept none or had no more room.
+
+        Errors:
+        - NOT_FOUND: there is no such item, or no picture of it: it was made from a text or a vector, or stored while the
+          server kept none or had no more room.
         """
 
     @_abc_1.abstractmethod

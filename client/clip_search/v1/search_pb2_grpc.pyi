@@ -39,18 +39,26 @@ class SearchServiceStub:
     The query vector is normalize(Σ weightᵢ · embeddingᵢ) over the parts, and an item's score is its cosine with that
     vector. Hits come by falling score, equal scores by id in byte order.
 
-    Errors: INVALID_ARGUMENT (a bad part, parts that cancel out to zero, a limit out of range, a bad filter), NOT_FOUND
-    (unknown collection, model or item id), FAILED_PRECONDITION (the collection belongs to another space than the model,
-    no model is of its space, or it has not reached `at_least_sequence`), UNIMPLEMENTED (a filter or ranking this server does not offer),
-    RESOURCE_EXHAUSTED (the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try
-    again), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+    Errors:
+    - INVALID_ARGUMENT: a bad part, parts that cancel out to zero, a limit out of range, a bad filter.
+    - NOT_FOUND: unknown collection, model or item id.
+    - FAILED_PRECONDITION: the collection belongs to another space than the model, no model is of its space, or it has
+      not reached `at_least_sequence`.
+    - UNIMPLEMENTED: a filter or ranking this server does not offer.
+    - RESOURCE_EXHAUSTED: the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to
+      try again.
+    - UNAVAILABLE: starting or stopping.
+    - DATA_LOSS: stored bytes fail their checksum.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
     Classify: _grpc.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]
     """Tells how well each of several labels fits an image (zero-shot classification). Nothing is read from a collection,
     except when the image is given by `item_id`.
 
-    Errors: INVALID_ARGUMENT (no image, no labels, an empty or a repeated label, a template without `{}`), NOT_FOUND
-    (unknown model, collection or item id), and RESOURCE_EXHAUSTED, UNAVAILABLE, DEADLINE_EXCEEDED as for Search.
+    Errors:
+    - INVALID_ARGUMENT: no image, no labels, an empty or a repeated label, a template without `{}`.
+    - NOT_FOUND: unknown model, collection or item id.
+    - RESOURCE_EXHAUSTED, UNAVAILABLE, DATA_LOSS, DEADLINE_EXCEEDED: as for Search.
     """
 
 @_typing.type_check_only
@@ -64,18 +72,26 @@ class SearchServiceAsyncStub(SearchServiceStub):
     The query vector is normalize(Σ weightᵢ · embeddingᵢ) over the parts, and an item's score is its cosine with that
     vector. Hits come by falling score, equal scores by id in byte order.
 
-    Errors: INVALID_ARGUMENT (a bad part, parts that cancel out to zero, a limit out of range, a bad filter), NOT_FOUND
-    (unknown collection, model or item id), FAILED_PRECONDITION (the collection belongs to another space than the model,
-    no model is of its space, or it has not reached `at_least_sequence`), UNIMPLEMENTED (a filter or ranking this server does not offer),
-    RESOURCE_EXHAUSTED (the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try
-    again), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+    Errors:
+    - INVALID_ARGUMENT: a bad part, parts that cancel out to zero, a limit out of range, a bad filter.
+    - NOT_FOUND: unknown collection, model or item id.
+    - FAILED_PRECONDITION: the collection belongs to another space than the model, no model is of its space, or it has
+      not reached `at_least_sequence`.
+    - UNIMPLEMENTED: a filter or ranking this server does not offer.
+    - RESOURCE_EXHAUSTED: the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to
+      try again.
+    - UNAVAILABLE: starting or stopping.
+    - DATA_LOSS: stored bytes fail their checksum.
+    - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
     """
     Classify: _aio.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]  # type: ignore[assignment]
     """Tells how well each of several labels fits an image (zero-shot classification). Nothing is read from a collection,
     except when the image is given by `item_id`.
 
-    Errors: INVALID_ARGUMENT (no image, no labels, an empty or a repeated label, a template without `{}`), NOT_FOUND
-    (unknown model, collection or item id), and RESOURCE_EXHAUSTED, UNAVAILABLE, DEADLINE_EXCEEDED as for Search.
+    Errors:
+    - INVALID_ARGUMENT: no image, no labels, an empty or a repeated label, a template without `{}`.
+    - NOT_FOUND: unknown model, collection or item id.
+    - RESOURCE_EXHAUSTED, UNAVAILABLE, DATA_LOSS, DEADLINE_EXCEEDED: as for Search.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -92,11 +108,17 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         The query vector is normalize(Σ weightᵢ · embeddingᵢ) over the parts, and an item's score is its cosine with that
         vector. Hits come by falling score, equal scores by id in byte order.
 
-        Errors: INVALID_ARGUMENT (a bad part, parts that cancel out to zero, a limit out of range, a bad filter), NOT_FOUND
-        (unknown collection, model or item id), FAILED_PRECONDITION (the collection belongs to another space than the model,
-        no model is of its space, or it has not reached `at_least_sequence`), UNIMPLEMENTED (a filter or ranking this server does not offer),
-        RESOURCE_EXHAUSTED (the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to try
-        again), UNAVAILABLE (starting or stopping), DEADLINE_EXCEEDED.
+        Errors:
+        - INVALID_ARGUMENT: a bad part, parts that cancel out to zero, a limit out of range, a bad filter.
+        - NOT_FOUND: unknown collection, model or item id.
+        - FAILED_PRECONDITION: the collection belongs to another space than the model, no model is of its space, or it has
+          not reached `at_least_sequence`.
+        - UNIMPLEMENTED: a filter or ranking this server does not offer.
+        - RESOURCE_EXHAUSTED: the queue is full; google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms` say when to
+          try again.
+        - UNAVAILABLE: starting or stopping.
+        - DATA_LOSS: stored bytes fail their checksum.
+        - DEADLINE_EXCEEDED: no answer was possible in the time that the caller gave.
         """
 
     @_abc_1.abstractmethod
@@ -108,8 +130,10 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells how well each of several labels fits an image (zero-shot classification). Nothing is read from a collection,
         except when the image is given by `item_id`.
 
-        Errors: INVALID_ARGUMENT (no image, no labels, an empty or a repeated label, a template without `{}`), NOT_FOUND
-        (unknown model, collection or item id), and RESOURCE_EXHAUSTED, UNAVAILABLE, DEADLINE_EXCEEDED as for Search.
+        Errors:
+        - INVALID_ARGUMENT: no image, no labels, an empty or a repeated label, a template without `{}`.
+        - NOT_FOUND: unknown model, collection or item id.
+        - RESOURCE_EXHAUSTED, UNAVAILABLE, DATA_LOSS, DEADLINE_EXCEEDED: as for Search.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
