@@ -109,7 +109,7 @@ bench-towers: $(BENCH_STAMP) ## the towers beside other exports and runtimes; AR
 bench-serving: $(DEMO_STAMP) ## a real server beside its bare towers; ARGS="--only throughput --soak 10"
 	$(BIN)/python -m bench.bench_serving $(ARGS)
 
-bench-telemetry: $(DEMO_STAMP) ## what metrics cost: a server that is scraped each second beside one that is not
+bench-telemetry: $(DEV_STAMP) ## what metrics and traces cost: servers with them beside one without
 	$(BIN)/python -m bench.bench_telemetry $(ARGS)
 
 bench-peers: $(BENCH_STAMP) $(INFINITY_STAMP) $(CLIP_AS_SERVICE_STAMP) ## the server beside Infinity and clip-as-service; ARGS="--rounds 1"

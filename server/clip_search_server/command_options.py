@@ -1,14 +1,16 @@
-"""Reads options of `clip-search serve` that are more than a word: bundles, sizes, certificates; does not serve."""
+"""Reads options of `clip-search serve` that are more than a word: bundles, sizes, addresses, files; does not serve."""
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
 from clip_search_server.access.certificates import TlsFiles
 
-__all__ = ["read_bundles", "read_size", "tls_files"]
+__all__ = ["check_tracing", "read_bundles", "read_size", "read_trace_endpoint", "tls_files"]
 
 _DEFAULT_NAME = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -61,6 +63,42 @@ def read_size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     unit = match["unit"].lower().removesuffix("b")
     base = 1024 if unit.endswith("i") else 1000
     return int(float(match["number"]) * base ** _POWERS[unit.removesuffix("i")])
+
+
+def read_trace_endpoint(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Return the URL of a collector.
+
+    Raises:
+        click.BadParameter: it is none, or has a secret in it, which logs and `--print-config` would show.
+    """
+    if value is None:
+        return None
+    try:
+        parts = urlsplit(value)
+        is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise click.BadParameter("is no URL of a collector, such as http://localhost:4318")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise click.BadParameter(
+            "only scheme, host, port and path are taken; give keys as headers, in OTEL_EXPORTER_OTLP_HEADERS"
+        )
+    return value
+
+
+def check_tracing(endpoint: str | None) -> None:
+    """Raise click.UsageError where traces are wanted and what sends them is not installed."""
+    wanted = ("opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+    if endpoint is not None and not all(_is_installed(name) for name in wanted):
+        raise click.UsageError("--trace-endpoint needs the [tracing] extra: pip install 'clip-search[tracing]'")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it is missing
+        return False
 
 
 def tls_files(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:

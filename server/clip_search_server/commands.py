@@ -10,7 +10,13 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from clip_search_server.command_options import read_bundles, read_size, tls_files
+from clip_search_server.command_options import (
+    check_tracing,
+    read_bundles,
+    read_size,
+    read_trace_endpoint,
+    tls_files,
+)
 from clip_search_server.configuration import configuration_option, effective_configuration, unknown_variables
 from clip_search_server.encoder.thumbnails import ThumbnailSettings
 from clip_search_server.encoder.towers import EncoderSettings
@@ -85,6 +91,12 @@ def _index_settings(
         records_max=max(limits.items_per_request_max, limits.page_size_max + 1, limits.search_limit_max),
         search_window_max=limits.search_limit_max,
     )
+
+
+def _telemetry_options(values: dict[str, Any]) -> dict[str, Any]:
+    """Take what is to be seen of the server, and where, out of `values`; a usage error where that is not installed."""
+    check_tracing(values["trace_endpoint"])
+    return {name: values.pop(name) for name in ("metrics_listen", "trace_endpoint", "trace_ratio")}
 
 
 def _start_logging(context: click.Context, values: dict[str, Any]) -> None:
@@ -174,6 +186,19 @@ def _start_logging(context: click.Context, values: dict[str, Any]) -> None:
     "--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics over HTTP here; by default nowhere."
 )
 @click.option(
+    "--trace-endpoint",
+    metavar="URL",
+    callback=read_trace_endpoint,
+    help="Send traces to this OpenTelemetry collector (OTLP/HTTP), such as http://localhost:4318; by default nowhere.",
+)
+@click.option(
+    "--trace-ratio",
+    type=click.FloatRange(min=0, max=1),
+    default=0.01,
+    show_default=True,
+    help="Share of the calls to trace whose callers do not say (traceparent).",
+)
+@click.option(
     "--tls-certificate", type=click.Path(path_type=Path), help="PEM: the server's certificate, then issuers'."
 )
 @click.option("--tls-key", type=click.Path(path_type=Path), help="PEM: the certificate's private key, not encrypted.")
@@ -219,9 +244,8 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     drain_seconds: float,
     api_keys: Path | None,
     reflection: bool,  # noqa: FBT001 - likewise
-    metrics_listen: str | None,
     insecure: bool,  # noqa: FBT001 - likewise
-    **values: Any,  # noqa: ANN401 - files of TLS, how to log, the encoder's settings and the limits
+    **values: Any,  # noqa: ANN401 - files of TLS, how to log and to be seen, the encoder's settings and the limits
 ) -> None:
     """Serve models and their index over gRPC.
 
@@ -236,6 +260,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
     if print_config:
         click.echo(effective_configuration(context), nl=False)
         return
+    telemetry = _telemetry_options(values)
     _start_logging(context, values)
     encoder = _encoder_settings(values)
     limits = Limits(**values)
@@ -262,7 +287,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         tls=tls,
         api_keys=api_keys,
         reflection=reflection,
-        metrics_listen=metrics_listen,
+        **telemetry,
     )
     prefer_latency()
     try:

@@ -3,8 +3,8 @@
 Every line that is logged while a request is worked on carries the request's id, on whatever thread that is: whoever
 hands work to a thread hands over the context as well. A batch belongs to several requests, so its lines carry none.
 
-A line as JSON has `time` (UTC, ISO 8601), `level`, `logger` and `message`; within a request `request_id`; of a call's
-end `method`, `code` and `milliseconds`; of an unforeseen error `exception`.
+A line as JSON has `time` (UTC, ISO 8601), `level`, `logger` and `message`; within a request `request_id`, and
+`trace_id` where it is traced; of a call's end `method`, `code` and `milliseconds`; of an unforeseen error `exception`.
 """
 
 import json
@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO
+
+from clip_search_server.spans import CURRENT_SPAN
 
 __all__ = ["REQUEST_ID", "LogFormat", "start_logging"]
 
@@ -41,6 +43,8 @@ def start_logging(level: str, log_format: LogFormat, stream: TextIO) -> None:
 def _add_request(record: logging.LogRecord) -> bool:
     request_id = REQUEST_ID.get()
     record.request_id = request_id
+    span = CURRENT_SPAN.get()
+    record.trace_id = "" if span is None else span.trace_id
     record.request_suffix = f" request={request_id}" if request_id else ""
     return True
 
@@ -55,8 +59,7 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if given.get("request_id"):
-            line["request_id"] = given["request_id"]
+        line |= {name: given[name] for name in ("request_id", "trace_id") if given.get(name)}
         line |= {name: given[name] for name in _FIELDS if name in given}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -17,6 +17,7 @@ from clip_search.errors import UnavailableError
 from demo.server_process import ServerProcess, program
 from tests.faults.injection import injected
 from tests.faults.mounted_disks import small_disk
+from tests.integration.stubs import health_within
 
 pytestmark = [pytest.mark.faults, pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -121,6 +122,13 @@ def check_after(client: Client, told: Told) -> None:
     check_catalog(client, told)
 
 
+def check_health(server: ServerProcess) -> None:
+    """Who writes is sent elsewhere, who searches is not."""
+    health_within(server.address, "clip_search.v1.IndexService", "NOT_SERVING")
+    for service in ("", "clip_search.v1.SearchService"):
+        health_within(server.address, service, "SERVING")
+
+
 def check_after_restart(client: Client, told: Told, data: Path) -> None:
     """Everything acknowledged is there, nothing half-made, and all calls succeed."""
     check_reads(client, told)
@@ -142,6 +150,7 @@ def live_through(
         with trouble(server):
             check_refusals(client, told, reason)
         check_after(client, told)
+        check_health(server)
         server.kill()
     with ServerProcess.start(bundle, data, log=log, options=OPTIONS) as server, Client(server.address) as client:
         check_after_restart(client, told, data)

@@ -1,9 +1,11 @@
 """Short ways to call a server."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from clip_search.v1 import (
@@ -85,3 +87,13 @@ def violated_field(error: grpc.RpcError) -> str:
     detail = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(detail)
     return str(detail.field_violations[0].field)
+
+
+def health_within(address: str, service: str, status: str) -> None:
+    """Return once the health of a service is `status`; fail where that takes longer than the deadline."""
+    with grpc.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        for answer in stub.Watch(health_pb2.HealthCheckRequest(service=service), timeout=SECONDS):
+            if health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status) == status:
+                return
+    raise AssertionError(f"{service} did not become {status}")

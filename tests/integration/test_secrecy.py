@@ -1,4 +1,4 @@
-"""What callers send stays out of logs, at the level that writes most, and API keys out of every answer too."""
+"""What callers send stays out of logs, at the level that writes most, and of traces; keys out of every answer too."""
 
 import base64
 import datetime as dt
@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from demo.server_process import ServerProcess
+from tests.integration.collector import Collector, attributes_of, running_collector
 from tests.integration.keys import REQUESTS, Keys, bearer
 from tests.integration.test_access import METHODS
 
@@ -89,12 +90,24 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 
 
 @pytest.fixture(scope="module")
-def server(bundle: Path, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that logs all it can, and does all it can with pictures."""
+def collector() -> Iterator[Collector]:
+    """Where the server sends its traces."""
+    with running_collector() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(
+    bundle: Path, keys: Keys, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server that logs and traces all it can, and does all it can with pictures."""
     folder = tmp_path_factory.mktemp("secrecy")
     options = ["--api-keys", str(keys.path), "--log-level", "debug", "--thumbnails", "--keep-images", "1MB"]
-    options += ["--segment-rows", "16"]
-    with ServerProcess.start(bundle, folder / "data", log=folder / "log", options=options) as running:
+    options += ["--segment-rows", "16", "--trace-endpoint", collector.url, "--trace-ratio", "1"]
+    environment = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
+    with ServerProcess.start(
+        bundle, folder / "data", log=folder / "log", options=options, environment=environment
+    ) as running:
         yield running
 
 
@@ -239,7 +252,7 @@ def told(server: ServerProcess, keys: Keys) -> Told:
     """What callers were told of all these requests, under a good key and under others."""
     made = Told()
     with grpc.insecure_channel(server.address) as channel:
-        metadata = keys.metadata("all")
+        metadata = (*keys.metadata("all"), ("tracestate", f"vendor={MARK}"), ("baggage", f"who={MARK}"))
         for name, fields in _requests():
             _call(channel, name, fields, made, metadata=metadata)
         _streams(channel, made, metadata)
@@ -289,6 +302,27 @@ def test_no_answer_and_no_log_holds_a_key(server: ServerProcess, keys: Keys, tol
     for form in forms:
         assert form not in log
         assert not any(form in answer for answer in told.answers)
+
+
+def test_no_trace_holds_what_callers_sent_or_who_they_are(
+    server: ServerProcess, keys: Keys, told: Told, collector: Collector
+) -> None:
+    """Every method has spans, of calls that were answered and of those that were refused; strangers have none."""
+    with grpc.insecure_channel(server.address) as channel:
+        metadata = (*keys.metadata("all"), ("x-request-id", "last"))
+        _call(channel, "GetServerInfo", {}, Told(), metadata=metadata)
+    collector.wait_for(
+        lambda: any(attributes_of(span.attributes).get("clip_search.request_id") == "last" for span in collector.spans)
+    )
+    calls = [attributes_of(span.attributes) for span in collector.spans if not span.parent_span_id]
+    traced = {(call.get("rpc.method"), call.get("rpc.response.status_code")) for call in calls}
+    assert {str(method).rpartition("/")[2] for method, _code in traced} >= METHODS.keys()
+    assert {code for _method, code in traced} >= {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"}
+    assert "UNAUTHENTICATED" not in {code for _method, code in traced}
+    sent = b"".join(collector.bodies).decode(errors="replace")
+    assert not [form for form in _forms(MARK) if form in sent.lower()]
+    secrets = [*keys.texts.values(), *(str(entry["hash"])[7:] for entry in keys.entries.values())]
+    assert not [secret for secret in (*secrets, "127.0.0.1", "::1") if secret in sent]
 
 
 @pytest.mark.parametrize("picture", pictures())

@@ -25,6 +25,7 @@ from clip_search_server.encoder.figures import DecodeFigures
 from clip_search_server.encoder.pixels import PixelLimits, open_for_model, scale
 from clip_search_server.encoder.thumbnails import ThumbnailSettings, make_thumbnail
 from clip_search_server.errors import DeadlineExceededError, InvalidArgumentError
+from clip_search_server.spans import Span, Stage
 
 __all__ = ["DecodePool", "Prepared"]
 
@@ -93,12 +94,20 @@ class DecodePool:
             InvalidArgumentError: the field `image` is no acceptable picture.
             DeadlineExceededError: the deadline passed before a thread was free.
         """
-        settings = self._thumbnails if thumbnail else None
+        with Stage("decode", bytes=len(data)) as span:
+            return await self._prepare(data, urgency, self._thumbnails if thumbnail else None, span)
+
+    async def _prepare(
+        self, data: bytes, urgency: Urgency, settings: ThumbnailSettings | None, span: Span | None
+    ) -> Prepared:
         came_at = time.monotonic()
         try:
             async with self._bulk if urgency.bulk else nullcontext():
                 begun = await self._run(lambda: self._begin(data, settings), urgency)
-                self.figures.wait_seconds.observe(begun.begun_at - came_at)
+                waited = begun.begun_at - came_at
+                self.figures.wait_seconds.observe(waited)
+                if span is not None:
+                    span.note(wait_seconds=waited)
                 if isinstance(begun.result, Prepared):
                     self.figures.run_seconds.observe(begun.seconds)
                     return begun.result

@@ -34,6 +34,7 @@ from clip_search_server.encoder.tuning.timings import BATCH_SECONDS_LONGEST, Tim
 from clip_search_server.errors import InvalidArgumentError
 from clip_search_server.limits import Limits
 from clip_search_server.priority import stand_back
+from clip_search_server.spans import CURRENT_SPAN
 
 __all__ = ["REFINING_ROUNDS", "EmbeddedPicture", "Encoder", "EncoderThreads", "Vector"]
 
@@ -93,6 +94,7 @@ class Encoder:
         threads: EncoderThreads,
         settings: EncoderSettings | None = None,
         thumbnails: ThumbnailSettings | None = None,
+        name: str = "default",
     ) -> None:
         self.manifest = manifest
         self.precision = precision
@@ -116,12 +118,14 @@ class Encoder:
             threads.image,
             name="image",
             bounds=BatchBounds(1, 1),
+            model=name,
         )
         self._texts = Batcher[Tokens, Vector](
             lambda texts: list(towers.text.run(texts)),
             threads.text,
             name="text",
             bounds=BatchBounds(1, manifest.context_length),
+            model=name,
             length=lambda tokens: len(tokens.ids),
         )
         self._follow(towers.tuning)
@@ -138,10 +142,11 @@ class Encoder:
         precision: PrecisionChoice = "float",
         settings: EncoderSettings | None = None,
         thumbnails: ThumbnailSettings | None = None,
+        name: str = "default",
     ) -> Self:
         """Load a bundle's towers; where they were never run on this machine, find out what batches suit them.
 
-        `thumbnails` says how thumbnails are made, None that they are not.
+        `thumbnails` says how thumbnails are made, None that they are not; `name` is what the operator calls the model.
 
         Raises:
             BundleError: a graph or the tokenizer cannot be loaded.
@@ -169,6 +174,7 @@ class Encoder:
             threads=threads,
             settings=settings,
             thumbnails=thumbnails,
+            name=name,
         )
 
     @property
@@ -223,6 +229,8 @@ class Encoder:
                 "text", f"has {len(text):,} characters; at most {self._limits.text_chars_max:,} are accepted."
             )
         if (cached := self.text_cache.get(text)) is not None:
+            if (span := CURRENT_SPAN.get()) is not None:
+                span.note(text_cached=True)  # Else one would look for its batch in vain.
             return cached
         async with self._text_door.admitted(len(text), urgency):
             tokens = await self._tokenize(text)

@@ -220,6 +220,11 @@ class Collection:
         return self._store.figures
 
     @property
+    def write_failure(self) -> str | None:
+        """Why writes are refused since the disk failed, None where they are not."""
+        return self._store.failure
+
+    @property
     def item_count(self) -> int:
         """Items that reads can see."""
         return self._state.view.item_count

@@ -24,6 +24,7 @@ from clip_search_server.index.state import State
 from clip_search_server.index.store_state import StoreState
 from clip_search_server.index.types import FloatArray, Found, Hit, Search, StoredItem
 from clip_search_server.index.view import Near, View
+from clip_search_server.spans import Stage
 
 # A committed write is shown within milliseconds; this long only where showing it has failed for good.
 _SHOWN_SECONDS_MAX = 10.0
@@ -74,17 +75,22 @@ class Finder:
         query = unit_vector(search.query, self._dim, "query")
         self._recent.note(query)
         with self._moment() as moment:
-            match search.ranking:
-                case "vector":
-                    ranked = self._by_vector(moment, query, search, search.offset + search.limit)
-                case "text":
-                    ranked = self._by_text(moment, query, search, search.offset + search.limit)
-                case "fused":
-                    ranked = self._by_both(moment, query, search)
+            with Stage("rank", ranking=search.ranking, filtered=search.filter is not None, exact=search.exact):
+                ranked = self._ranked(moment, query, search)
             page = ranked[search.offset : search.offset + search.limit]
-            items = moment.state.items_of_labels([each.label for each in page])
+            with Stage("read", items=len(page)):
+                items = moment.state.items_of_labels([each.label for each in page])
             hits = (_hit(item, each, search.filter) for item, each in zip(items, page, strict=True))
             return Found(tuple(hits), moment.sequence)
+
+    def _ranked(self, moment: _Moment, query: FloatArray, search: Search) -> list[_Ranked]:
+        match search.ranking:
+            case "vector":
+                return self._by_vector(moment, query, search, search.offset + search.limit)
+            case "text":
+                return self._by_text(moment, query, search, search.offset + search.limit)
+            case "fused":
+                return self._by_both(moment, query, search)
 
     @contextlib.contextmanager
     def _moment(self) -> Iterator[_Moment]:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import apsw
 
@@ -18,12 +18,19 @@ from clip_search_server.errors import UnavailableError
 from clip_search_server.index.settings import IndexSettings
 from clip_search_server.index.store import Store
 from clip_search_server.index.transaction import Change, Transaction
+from clip_search_server.spans import Span, Stage
 
 _Result = TypeVar("_Result")
 
 # None asks for a sync of everything written before.
 _Action = Callable[[Transaction], Any] | None
-_Waiting = tuple[_Action, "Future[Any]"]
+
+
+class _Waiting(NamedTuple):
+    action: _Action
+    future: "Future[Any]"
+    span: Span | None
+    since: float
 
 
 class GroupCommitWriter:
@@ -70,20 +77,21 @@ class GroupCommitWriter:
         self._thread.join()
 
     def _submit(self, action: _Action) -> object:
-        future: Future[Any] = Future()
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._waiting) < self._settings.writes_queued_max)
-            if self._closed:
-                raise UnavailableError("the collection is closed")
-            self._waiting.append((action, future))
-            self._changed.notify_all()
-        return future.result()
+        with Stage("commit") as span:
+            waiting = _Waiting(action, Future(), span, time.monotonic())
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or len(self._waiting) < self._settings.writes_queued_max)
+                if self._closed:
+                    raise UnavailableError("the collection is closed")
+                self._waiting.append(waiting)
+                self._changed.notify_all()
+            return waiting.future.result()
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
             if batch:
-                self._commit([waiting for waiting in batch if waiting[0] is not None])
-                self._answer_syncs([future for action, future in batch if action is None])
+                self._commit([waiting for waiting in batch if waiting.action is not None])
+                self._answer_syncs([waiting.future for waiting in batch if waiting.action is None])
             self._maintain()
 
     def _next_batch(self) -> list[_Waiting] | None:
@@ -104,7 +112,7 @@ class GroupCommitWriter:
         started = time.monotonic()
         try:
             with self._store.transaction() as transaction:
-                for action, _future in batch:
+                for action, *_ in batch:
                     outcomes.append(_attempt(cast("Callable[[Transaction], Any]", action), transaction))
             ended = time.monotonic()
             self._store.figures.commit_seconds.observe(ended - started)
@@ -113,11 +121,13 @@ class GroupCommitWriter:
             self._make_visible(transaction)
         except Exception as error:  # noqa: BLE001 - whatever happened, nobody may be left waiting
             outcomes = [(None, error)] * len(batch)
-        for (_action, future), (result, failure) in zip(batch, outcomes, strict=True):
+        for waiting, (result, failure) in zip(batch, outcomes, strict=True):
+            if waiting.span is not None:
+                waiting.span.note(operations=len(batch), wait_seconds=started - waiting.since)
             if failure is None:
-                future.set_result(result)
+                waiting.future.set_result(result)
             else:
-                future.set_exception(failure)
+                waiting.future.set_exception(failure)
 
     def _make_visible(self, transaction: Transaction) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What happens around every method: access, bounds, a request id, errors, figures, a log line; knows no method.
+"""What happens around every method: access, bounds, an id, errors, figures, a trace, a log line; knows no method.
 
 A client may send its own id as the metadata `x-request-id`; either way the answer's trailers carry it. Methods of
 gRPC's own services, health above all, are let in and then left alone: they are answered however much there is to do.
@@ -31,6 +31,7 @@ from clip_search_server.logs import REQUEST_ID
 from clip_search_server.rpc.errors import internal_status, status_of, trailers_of
 from clip_search_server.rpc.guard import Access, Guard
 from clip_search_server.rpc.open_calls import OpenCalls, when_call_is_over
+from clip_search_server.spans import CURRENT_SPAN, CallSpan, Tracer
 from clip_search_server.telemetry.calls import CallFigures
 
 __all__ = ["RequestInterceptor"]
@@ -38,6 +39,7 @@ __all__ = ["RequestInterceptor"]
 _LOG = logging.getLogger(__name__)
 _ID_KEY = "x-request-id"
 _ID_CHARS_MAX = 64
+_PARENT_KEY = "traceparent"
 #: What of a field's path is the API's own: keys of maps are callers' words.
 _OWN_WORDS = re.compile(r"([a-z_.]|\[[0-9]+\]){0,100}")
 #: Errors whose messages quote the request.
@@ -58,10 +60,11 @@ _Context = aio.ServicerContext[Any, Any]
 class RequestInterceptor(aio.ServerInterceptor):
     """Wraps the handlers of all methods of the API."""
 
-    def __init__(self, calls: OpenCalls, guard: Guard, figures: CallFigures) -> None:
+    def __init__(self, calls: OpenCalls, guard: Guard, figures: CallFigures, tracer: Tracer | None = None) -> None:
         self._calls = calls
         self._guard = guard
         self._figures = figures
+        self._tracer = tracer
 
     async def intercept_service(
         self,
@@ -73,6 +76,7 @@ class RequestInterceptor(aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None:
             return handler
+        access: Access | None = None
         try:
             access = self._guard.admit(method, handler_call_details.invocation_metadata)
             if method.startswith("/grpc."):
@@ -80,7 +84,9 @@ class RequestInterceptor(aio.ServerInterceptor):
             self._calls.check()
         except ClipSearchError as error:
             # As a stream, whatever the method is: then the refusal is sent without waiting for the caller's message.
-            return grpc.stream_stream_rpc_method_handler(self._refusal(method, error))
+            # Strangers' calls are not traced, or they could fill the collector.
+            tracer = None if access is None else self._tracer
+            return grpc.stream_stream_rpc_method_handler(self._refusal(method, error, tracer))
         if handler.unary_unary:
             # Messages are parsed and written in the wrapper, which so knows how many bytes they have.
             behaviour = self._wrap_unary(
@@ -105,6 +111,7 @@ class RequestInterceptor(aio.ServerInterceptor):
     ) -> Callable[..., Awaitable[bytes]]:
         async def wrapped(data: bytes, context: _Context) -> bytes:
             call = _Call(method, context, self._guard, self._figures, access)
+            call.trace(self._tracer)
             try:
                 self._calls.enter()
                 with self._calls.holding(len(data)):
@@ -129,6 +136,7 @@ class RequestInterceptor(aio.ServerInterceptor):
         async def wrapped(requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
             call = _Call(method, context, self._guard, self._figures, access)
             call.is_stream()
+            call.trace(self._tracer, is_stream=True)
             try:
                 self._calls.enter()
                 with access.while_valid() as key:
@@ -141,9 +149,11 @@ class RequestInterceptor(aio.ServerInterceptor):
 
         return wrapped
 
-    def _refusal(self, method: str, error: ClipSearchError) -> Callable[..., Awaitable[None]]:
+    def _refusal(self, method: str, error: ClipSearchError, tracer: Tracer | None) -> Callable[..., Awaitable[None]]:
         async def refuse(_requests: object, context: _Context) -> None:
-            await _Call(method, context, self._guard, self._figures).fail(error)
+            call = _Call(method, context, self._guard, self._figures)
+            call.trace(tracer)
+            await call.fail(error)
 
         return refuse
 
@@ -179,6 +189,8 @@ class _Call:
         sent = metadata.get(_ID_KEY, "")
         usable = isinstance(sent, str) and sent.isprintable() and 0 < len(sent) <= _ID_CHARS_MAX
         self._id = str(sent) if usable else secrets.token_hex(8)
+        self._parent = metadata.get(_PARENT_KEY)
+        self._span: CallSpan | None = None
         self._method, self._context, self._guard, self._access = method, context, guard, access
         self._figures = figures
         self._started = time.monotonic()
@@ -186,6 +198,14 @@ class _Call:
         when_call_is_over(self._note)
         REQUEST_ID.set(self._id)  # The task is the call's own, and so is its context.
         context.set_trailing_metadata(((_ID_KEY, self._id),))
+
+    def trace(self, tracer: Tracer | None, *, is_stream: bool = False) -> None:
+        """Trace it from here to its end, where a tracer is given and decides so."""
+        if tracer is None:
+            return
+        start = tracer.stream if is_stream else tracer.call
+        self._span = start(self._method, self._parent, self._id)
+        CURRENT_SPAN.set(self._span)
 
     def is_stream(self) -> None:
         """Count it among the open streams until its end."""
@@ -217,6 +237,8 @@ class _Call:
 
     def _note(self) -> None:
         self._figures.note(self._method, self._code, time.monotonic() - self._started)
+        if self._span is not None:
+            self._span.finish(self._code)
 
     def _leave_streams(self) -> None:
         self._figures.open_streams -= 1

@@ -11,27 +11,15 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 
-from google.protobuf.descriptor import FileDescriptor
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from clip_search.v1 import (
-    collection_pb2,
-    collection_pb2_grpc,
-    embedding_pb2,
-    embedding_pb2_grpc,
-    index_pb2,
-    index_pb2_grpc,
-    search_pb2,
-    search_pb2_grpc,
-    server_pb2,
-    server_pb2_grpc,
-)
+from clip_search.v1 import collection_pb2_grpc, embedding_pb2_grpc, index_pb2_grpc, search_pb2_grpc, server_pb2_grpc
 from clip_search_server.access.certificates import TlsFiles
 from clip_search_server.access.key_ring import KeyRing
 from clip_search_server.bundle import Bundle
@@ -46,6 +34,7 @@ from clip_search_server.limits import Limits
 from clip_search_server.rpc.collection_service import CollectionService
 from clip_search_server.rpc.embedding_service import EmbeddingService
 from clip_search_server.rpc.guard import Guard
+from clip_search_server.rpc.health import SERVICE_NAMES, Health
 from clip_search_server.rpc.index_service import IndexService
 from clip_search_server.rpc.interceptor import RequestInterceptor
 from clip_search_server.rpc.open_calls import OpenCalls
@@ -57,6 +46,7 @@ from clip_search_server.search.catalog import Catalog
 from clip_search_server.search.likely_queries import expect_likely_queries
 from clip_search_server.search.models import Models
 from clip_search_server.search.snapshots import snapshot_all, snapshot_regularly
+from clip_search_server.spans import Tracer
 from clip_search_server.telemetry.calls import CallFigures
 from clip_search_server.telemetry.collector import ServerCollector
 from clip_search_server.telemetry.endpoint import MetricsEndpoint
@@ -67,8 +57,8 @@ _LOG = logging.getLogger(__name__)
 
 #: Streams of one connection besides calls of the API: health checks and watches, reflection.
 _STREAMS_BESIDE_CALLS = 100
-
-_API: tuple[ModuleType, ...] = (collection_pb2, embedding_pb2, index_pb2, search_pb2, server_pb2)
+#: How long a stop may take because of traces that were not sent yet.
+_TRACES_SECONDS_MAX = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +72,8 @@ class ServerOptions:
         api_keys: the file of keys; None asks callers for none.
         reflection: whether callers may ask what services there are.
         metrics_listen: HOST:PORT where Prometheus may ask for metrics; None for nowhere.
+        trace_endpoint: URL of the collector that traces are sent to; None for nowhere.
+        trace_ratio: share of the calls to trace whose callers do not say whether they are.
     """
 
     bundles: Mapping[str, Path]
@@ -101,6 +93,8 @@ class ServerOptions:
     api_keys: Path | None = None
     reflection: bool = True
     metrics_listen: str | None = None
+    trace_endpoint: str | None = None
+    trace_ratio: float = 0.01
 
 
 async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None:
@@ -118,7 +112,8 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
     keys = KeyRing(options.api_keys) if options.api_keys else None
     tls = ServerTls(options.tls) if options.tls else None
     figures = CallFigures(PERMISSIONS)
-    server = _make_server(options.limits, RequestInterceptor(calls, Guard(keys), figures))
+    tracer = _open_tracer(options)
+    server = _make_server(options.limits, RequestInterceptor(calls, Guard(keys), figures, tracer))
     address = _bind(server, options, tls)
     catalog = await _open_catalog(options)
     background = [asyncio.create_task(snapshot_regularly(catalog, options.snapshot_interval_seconds))]
@@ -127,15 +122,17 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
     metrics: MetricsEndpoint | None = None
     try:
         metrics = _open_metrics(options, catalog, calls, figures)
-        health_service = _add_services(server, catalog, options, calls)
+        health_status = Health(catalog)
+        _add_services(server, catalog, options, calls, health_status)
+        await health_status.look()
         await server.start()
-        await _set_serving(health_service)
         announce(address)
+        background.append(asyncio.create_task(_always(health_status.watch)))
         background += [asyncio.create_task(_settle(encoder, catalog)) for encoder in catalog.models.values()]
         await stop.wait()
         _LOG.info("stopping: finishing calls in flight, at most %.0f s", options.drain_seconds)
         calls.drain()
-        await health_service.enter_graceful_shutdown()
+        await health_status.drain()
         await _drain(server, calls, options.drain_seconds)
         await snapshot_all(catalog)
     finally:
@@ -144,6 +141,8 @@ async def serve(options: ServerOptions, announce: Callable[[str], None]) -> None
         await server.stop(0)
         if metrics is not None:
             await asyncio.to_thread(metrics.close)
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close, _TRACES_SECONDS_MAX)
         await catalog.close()
     _LOG.info("stopped")
 
@@ -250,6 +249,15 @@ def _open_metrics(
     return endpoint
 
 
+def _open_tracer(options: ServerOptions) -> Tracer | None:
+    """Send traces where the operator asked for it; nobody else pays for importing OpenTelemetry."""
+    if options.trace_endpoint is None:
+        return None
+    from clip_search_server.telemetry.trace_export import open_tracer  # noqa: PLC0415 - an extra
+
+    return open_tracer(options.trace_endpoint, options.trace_ratio, metadata.version("clip-search"))
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -298,6 +306,7 @@ def _load_encoder(name: str, bundle: Bundle, options: ServerOptions) -> Encoder:
         precision=options.precision,
         settings=options.encoder,
         thumbnails=options.thumbnails,
+        name=name,
     )
     _LOG.info(
         "model %s: %s, %s (%s), on %s (%s)",
@@ -319,32 +328,17 @@ def _load_encoder(name: str, bundle: Bundle, options: ServerOptions) -> Encoder:
 
 
 def _add_services(
-    server: aio.Server, catalog: Catalog, options: ServerOptions, calls: OpenCalls
-) -> health.aio.HealthServicer:
+    server: aio.Server, catalog: Catalog, options: ServerOptions, calls: OpenCalls, health_status: Health
+) -> None:
     limits = options.limits
     collection_pb2_grpc.add_CollectionServiceServicer_to_server(CollectionService(catalog), server)
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(catalog, limits), server)
     index_pb2_grpc.add_IndexServiceServicer_to_server(IndexService(catalog, limits, calls.draining), server)
     search_pb2_grpc.add_SearchServiceServicer_to_server(SearchService(catalog, limits), server)
     server_pb2_grpc.add_ServerServiceServicer_to_server(ServerService(catalog.models, limits), server)
-    health_service = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_status.servicer, server)
     if options.reflection:
-        reflection.enable_server_reflection([*_service_names(), health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    return health_service
-
-
-def _service_names() -> list[str]:
-    names: list[str] = []
-    for module in _API:
-        descriptor: FileDescriptor = module.DESCRIPTOR
-        names.extend(service.full_name for service in descriptor.services_by_name.values())
-    return names
-
-
-async def _set_serving(health_service: health.aio.HealthServicer) -> None:
-    for name in ("", *_service_names()):
-        await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
+        reflection.enable_server_reflection([*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
 
 
 async def _drain(server: aio.Server, calls: OpenCalls, seconds: float) -> None:

@@ -131,6 +131,11 @@ class Catalog:
         """The collections that can be used."""
         return tuple(self._open.values())
 
+    @property
+    def unopened(self) -> tuple[str, ...]:
+        """Names of those that there are and that could not be opened."""
+        return tuple(self._unusable)
+
     def collection(self, name: str) -> AsyncCollection:
         """Return the collection called `name`, or that the alias `name` points at.
 

@@ -28,6 +28,7 @@ from clip_search_server.index import (
     WriteFigures,
 )
 from clip_search_server.search.repeats import Repeats
+from clip_search_server.spans import Stage
 
 __all__ = ["AsyncCollection"]
 
@@ -85,6 +86,11 @@ class AsyncCollection:
         return self._index.item_count
 
     @property
+    def write_failure(self) -> str | None:
+        """Why writes are refused since the disk failed, None where they are not."""
+        return self._index.write_failure
+
+    @property
     def throttle_seconds_max(self) -> float:
         """Longest that a request which has stored nothing yet should wait for room."""
         return self._index.throttle_seconds_max
@@ -117,33 +123,35 @@ class AsyncCollection:
         patient_until = time.monotonic() + patience_seconds
         while True:
             try:
-                return await self._on(self._writers, self._upsert, records)
+                return await self._on("write", self._writers, self._upsert, records)
             except ResourceExhaustedError:
                 patience_seconds = patient_until - time.monotonic()
                 if patience_seconds <= 0:
                     raise
             # In short turns, so that a caller who has given up, or a shutdown, soon frees the thread.
-            await self._on(self._throttled, self._index.wait_for_room, min(patience_seconds, _TURN_SECONDS))
+            await self._on(
+                "wait for room", self._throttled, self._index.wait_for_room, min(patience_seconds, _TURN_SECONDS)
+            )
 
     async def delete(self, ids: Sequence[str]) -> DeleteOutcome:
         """Delete items; durable once it returns."""
-        return await self._on(self._writers, self._delete, ids)
+        return await self._on("write", self._writers, self._delete, ids)
 
     async def delete_matching(self, filter_: Filter) -> DeleteOutcome:
         """Delete every item that the filter allows; durable once it returns."""
-        return await self._on(self._writers, self._delete_matching, filter_)
+        return await self._on("write", self._writers, self._delete_matching, filter_)
 
     async def get(self, ids: Sequence[str]) -> list[StoredItem | None]:
         """Read items."""
-        return await self._on(self._readers, self._index.get, ids)
+        return await self._on("read", self._readers, self._index.get, ids)
 
     async def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
         """Read thumbnails: `b""` for an item without, None where there is no item."""
-        return await self._on(self._readers, self._index.thumbnails, ids)
+        return await self._on("read", self._readers, self._index.thumbnails, ids)
 
     async def vector_of_content(self, digest: bytes) -> Vector | None:
         """Read the vector of an item whose content has this digest, None where there is none."""
-        return await self._on(self._readers, self._index.vector_of_content, digest)
+        return await self._on("read", self._readers, self._index.vector_of_content, digest)
 
     async def image(self, item_id: str) -> bytes:
         """Read the picture that an item was made from.
@@ -151,15 +159,15 @@ class AsyncCollection:
         Raises:
             NotFoundError: there is no such item, or no picture of it is kept.
         """
-        return await self._on(self._readers, self._image, item_id)
+        return await self._on("read", self._readers, self._image, item_id)
 
     async def list_items(self, *, after: str, limit: int, filter_: Filter | None = None) -> list[StoredItem]:
         """Read the items that follow `after` in byte order of ids, only those that the filter allows."""
-        return await self._on(self._readers, self._index.list_items, after=after, limit=limit, filter_=filter_)
+        return await self._on("read", self._readers, self._index.list_items, after=after, limit=limit, filter_=filter_)
 
     async def find(self, search: Search) -> Found:
         """Find items and read them, both of one moment."""
-        return await self._on(self._readers, self._index.find, search)
+        return await self._on("search", self._readers, self._index.find, search)
 
     def expect_queries(self, queries: Vector) -> None:
         """Say which queries are likely, float32 (queries, dim) of unit length; see `RecentQueries`."""
@@ -167,7 +175,7 @@ class AsyncCollection:
 
     async def stats(self) -> CollectionStats:
         """Measure the collection."""
-        return await self._on(self._readers, self._index.stats)
+        return await self._on("read", self._readers, self._index.stats)
 
     def stats_now(self) -> CollectionStats:
         """Measure the collection on the calling thread, which is not the event loop's."""
@@ -175,7 +183,7 @@ class AsyncCollection:
 
     async def snapshot(self) -> Generation:
         """Publish a generation."""
-        return await self._on(self._writers, self._index.snapshot)
+        return await self._on("snapshot", self._writers, self._index.snapshot)
 
     async def close(self, *, deleted: bool = False) -> None:
         """Finish what runs and release the folder; later calls get UnavailableError, or NotFoundError if `deleted`."""
@@ -229,8 +237,13 @@ class AsyncCollection:
             )
         return image
 
-    async def _on(self, pool: ThreadPoolExecutor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def _on(
+        self, stage: str, pool: ThreadPoolExecutor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
         if self._end is not None:
             raise self._end
-        context = contextvars.copy_context()  # so that what is logged there carries the request's id
-        return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(function, *args, **kwargs))
+        with Stage(stage, collection=self.name):
+            context = contextvars.copy_context()  # so that what is logged there carries the request's id
+            return await asyncio.get_running_loop().run_in_executor(
+                pool, lambda: context.run(function, *args, **kwargs)
+            )

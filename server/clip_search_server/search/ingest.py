@@ -2,6 +2,9 @@
 
 Pictures are embedded concurrently but committed in the order they came, because of the same id the last one must win.
 What waits is bounded in items and bytes: a producer that is faster than the disk or the tower waits in `Ingest.add`.
+
+Where the request is traced, one of its items at a time is followed, from its arrival to its answer. So what is traced
+of a request with a thousand items, or of a stream that lasts for hours, is bounded, and shows what items wait for now.
 """
 
 import asyncio
@@ -20,6 +23,7 @@ from clip_search_server.limits import Limits
 from clip_search_server.search.collection import AsyncCollection
 from clip_search_server.search.concurrency import run_together
 from clip_search_server.search.content import Content, ImageContent, ItemContent, embed_item
+from clip_search_server.spans import CURRENT_SPAN, Span, untold, within
 
 __all__ = ["Ingest", "Item", "ItemOutcome", "Stored", "check_id", "upsert_items"]
 
@@ -92,6 +96,7 @@ class Ingest:
         self._kept_bytes: dict[asyncio.Task[Record], int] = {}
         self._answered = asyncio.Event()
         self._finished = False
+        self._followed: tuple[asyncio.Task[Record], Span] | None = None
 
     async def add(self, index: int, item: Item) -> None:
         """Start on `item`; waits while too many are in flight. `index` is handed to `answer`."""
@@ -99,7 +104,11 @@ class Ingest:
         kept_bytes = await self._room_to_keep(item)
         if self._gate is not None:
             await self._gate.enter(item.size_bytes, self._urgency)
-        task = asyncio.create_task(self._make_record(item))
+        span = self._follow()
+        with within(span or untold()):  # What the others do would fill the trace.
+            task = asyncio.create_task(self._make_record(item))
+        if span is not None:
+            self._followed = task, span
         if self._gate is not None:
             # At that moment the picture is let go, whether or not the client reads its answers; one that is to be kept
             # counts as kept from then on.
@@ -107,6 +116,17 @@ class Ingest:
         self._kept_bytes[task] = kept_bytes
         self._pending.append((index, item.id, task))
         self._arrival.set()
+
+    def _follow(self) -> Span | None:
+        """Start the span of an item, unless another one's is open."""
+        current = CURRENT_SPAN.get()
+        return None if current is None or self._followed is not None else current.item("item")
+
+    def _let_go(self, error: BaseException | None) -> None:
+        """End the span of the item that is followed, if there is one."""
+        if self._followed is not None:
+            self._followed[1].end(error=error)
+            self._followed = None
 
     async def _make_record(self, item: Item) -> Record:
         record = await _make_record(item, self._collection, self._encoder, self._limits, self._urgency)
@@ -139,6 +159,9 @@ class Ingest:
         try:
             while await self._wait_for_pending():
                 await self._commit(await self._take_ready())
+        except BaseException as error:
+            self._let_go(error)
+            raise
         finally:
             for _, _, task in self._pending:
                 task.cancel()
@@ -159,12 +182,17 @@ class Ingest:
 
     async def _commit(self, ready: list[tuple[int, str, asyncio.Task[Record]]]) -> None:
         records = [task.result() for _, _, task in ready if task.exception() is None]
-        outcomes = iter(await self._store(records))
+        followed, span = self._followed or (None, None)
+        with within(span if any(task is followed for _, _, task in ready) else CURRENT_SPAN.get()):
+            outcomes = iter(await self._store(records))
         for index, item_id, task in ready:
             error = task.exception()
             if error is not None and not isinstance(error, ClipSearchError):
                 raise error
-            await self._answer(index, item_id, next(outcomes) if error is None else error)
+            outcome = next(outcomes) if error is None else error
+            await self._answer(index, item_id, outcome)
+            if task is followed:
+                self._let_go(outcome if isinstance(outcome, ClipSearchError) else None)
             self._slots.release()
         for _, _, task in ready:
             del self._kept_bytes[task]

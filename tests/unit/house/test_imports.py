@@ -31,6 +31,11 @@ def test_importing_a_package_alone_loads_no_runtime(package: str) -> None:
     assert not _loaded_after(f"import {package}") & {*HEAVY_MODULES, "grpc"}
 
 
+def test_a_server_that_sends_no_traces_does_without_opentelemetry() -> None:
+    """It is imported once traces are asked for."""
+    assert "opentelemetry" not in _loaded_after("import clip_search_server.commands")
+
+
 def test_commands_can_be_described_without_a_runtime() -> None:
     """`clip-search --help` imports neither the server nor the exporter."""
     run_help = "from clip_search.launcher import main\nmain(['--help'], standalone_mode=False)"

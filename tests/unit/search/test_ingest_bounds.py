@@ -11,12 +11,15 @@ import pytest
 
 from clip_search_server.encoder.batching import Gate, Urgency
 from clip_search_server.encoder.encoder import EmbeddedPicture, Encoder
+from clip_search_server.errors import InvalidArgumentError
 from clip_search_server.index import UpsertOutcome
 from clip_search_server.limits import Limits
 from clip_search_server.search import content
 from clip_search_server.search.collection import AsyncCollection
 from clip_search_server.search.content import ImageContent, TextContent, content_digest
 from clip_search_server.search.ingest import Ingest, Item, ItemOutcome, Stored
+from clip_search_server.spans import Span, within
+from tests.recorded_spans import RecordedSpan
 
 BULK = Urgency(bulk=True)
 
@@ -170,3 +173,46 @@ async def test_pictures_that_are_to_be_kept_are_bounded_until_they_are_committed
     await asyncio.wait_for(asyncio.gather(*tasks), 20)
     assert [len(image) for image in images] == [200_000] + [30_000] * 29
     assert stuck._kept_bytes == {}
+
+
+async def test_one_item_at_a_time_is_followed() -> None:
+    """However many there are: each from its arrival to its answer, the next only then; the rest is in no span."""
+    encoder, gate, call = HeldEncoder(), Gate(items_max=1_000, bytes_max=100_000), RecordedSpan()
+    seen: list[Span | None] = []
+    encoder.go.set()
+
+    async def answer(_index: int, _item_id: str, _outcome: ItemOutcome) -> None:
+        seen.append(next((item for item in call.children if not item.ended), None))
+        assert sum(not item.ended for item in call.children) <= 1
+
+    collection = cast("AsyncCollection", MemoryCollection())
+    with within(call):
+        ingest = Ingest(collection, cast("Encoder", encoder), Limits(), BULK, answer, gate=gate)
+        running = asyncio.create_task(ingest.run())
+        for index in range(300):
+            await ingest.add(index, Item(f"{index}", ImageContent(b"picture")))
+        ingest.finish()
+        await asyncio.wait_for(running, 20)
+    assert len(seen) == 300
+    assert 1 < len(call.children) < 300
+    assert {item.name for item in call.children} == {"item"}
+    assert all(item.ended and item.error is None for item in call.children)
+
+
+async def test_an_item_that_is_followed_ends_however_it_ends() -> None:
+    """Refused, or cut off with the whole stream: its span has the error."""
+    encoder, call = HeldEncoder(), RecordedSpan()
+    with within(call):
+        ingest = pipeline(encoder, Gate(items_max=1_000, bytes_max=100_000), [])
+        running = asyncio.create_task(ingest.run())
+        await ingest.add(0, Item("", ImageContent(b"no id")))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await ingest.add(1, Item("a", ImageContent(b"held")))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+    refused, cut_off = call.children
+    assert isinstance(refused.error, InvalidArgumentError)
+    assert isinstance(cut_off.error, asyncio.CancelledError)

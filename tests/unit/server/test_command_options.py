@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from clip_search_server.command_options import read_bundles, read_size
+from clip_search_server.command_options import read_bundles, read_size, read_trace_endpoint
 
 
 @click.command()
@@ -72,3 +72,37 @@ def test_what_is_no_size_is_a_usage_error(text: str) -> None:
     result = CliRunner().invoke(show, ["--size", text])
     assert result.exit_code == 2
     assert "such as 10GB" in result.output
+
+
+@click.command()
+@click.option("--trace-endpoint", callback=read_trace_endpoint)
+def show_endpoint(trace_endpoint: str | None) -> None:
+    """Print what was read."""
+    click.echo(trace_endpoint)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:4318", "https://collector.example.org/tenant/v1/traces"])
+def test_traces_go_to_a_url(url: str) -> None:
+    """With a path of its own or without."""
+    result = CliRunner().invoke(show_endpoint, ["--trace-endpoint", url])
+    assert result.stdout == f"{url}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("localhost:4318", "is no URL of a collector, such as http://localhost:4318"),
+        ("grpc://localhost:4317", "is no URL of a collector"),
+        ("http://", "is no URL of a collector"),
+        ("http://localhost:http", "is no URL of a collector"),
+        ("http://[::1", "is no URL of a collector"),
+        ("https://user:secret@localhost", "OTEL_EXPORTER_OTLP_HEADERS"),
+        ("https://localhost/?key=secret", "OTEL_EXPORTER_OTLP_HEADERS"),
+    ],
+)
+def test_a_wrong_url_is_a_usage_error(given: str, said: str) -> None:
+    """One with a secret in it too, which the message does not repeat."""
+    result = CliRunner().invoke(show_endpoint, ["--trace-endpoint", given])
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "secret" not in result.stderr

@@ -112,6 +112,17 @@ def test_variables_that_are_no_settings_are_told(
     assert started[0].limits.labels_max == 9
 
 
+def test_traces_are_sent_where_the_operator_says(started: list[ServerOptions], tmp_path: Path) -> None:
+    """By default nowhere; a share that is none is refused."""
+    url = "http://localhost:4318"
+    assert _serve(tmp_path)[0] == 0
+    assert _serve(tmp_path, "--trace-endpoint", url, "--trace-ratio", "0.5")[0] == 0
+    assert [(options.trace_endpoint, options.trace_ratio) for options in started] == [(None, 0.01), (url, 0.5)]
+    code, output = _serve(tmp_path, "--trace-ratio", "1.5")
+    assert code == 2
+    assert "--trace-ratio" in output
+
+
 def test_what_is_open_to_callers_can_be_closed(started: list[ServerOptions], tmp_path: Path) -> None:
     """Reflection is offered unless told otherwise, metrics are not; TLS and keys come from files."""
     files = [str(tmp_path / name) for name in ("a.pem", "a.key", "ca.pem", "keys.toml")]

@@ -85,10 +85,11 @@ def _other_value(option: click.Option) -> str:
     if isinstance(option.type, click.Choice):
         return next(str(choice) for choice in option.type.choices if choice != option.default)
     if isinstance(option.type, click.types.FloatParamType):
-        return "inf" if option.name == "recall_interval_seconds" else "12.5"
+        return {"recall_interval_seconds": "inf", "trace_ratio": "0.5"}.get(str(option.name), "12.5")
     if isinstance(option.type, click.types.IntParamType):
         return "77"
-    return {"keep_images": "5GB"}.get(str(option.name), f"some/{option.name}")
+    special = {"keep_images": "5GB", "trace_endpoint": "http://localhost:4318"}
+    return special.get(str(option.name), f"some/{option.name}")
 
 
 @pytest.mark.parametrize(

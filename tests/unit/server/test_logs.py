@@ -10,6 +10,8 @@ from contextvars import copy_context
 import pytest
 
 from clip_search_server.logs import REQUEST_ID, LogFormat, start_logging
+from clip_search_server.spans import within
+from tests.recorded_spans import RecordedSpan
 
 LOG = logging.getLogger("clip_search_server.test")
 
@@ -69,6 +71,17 @@ def test_json_lines_hold_what_a_machine_looks_for(started: Callable[[LogFormat],
         "code": "OK",
         "milliseconds": 2.5,
     }
+
+
+def test_json_lines_hold_the_trace_that_they_belong_to(started: Callable[[LogFormat], io.StringIO]) -> None:
+    """Where the request is traced, and only there; lines of text have none."""
+    json_stream = started("json")
+    with within(RecordedSpan()):
+        LOG.info("traced")
+    LOG.info("not traced")
+    traced, not_traced = map(json.loads, json_stream.getvalue().splitlines())
+    assert traced["trace_id"] == RecordedSpan().trace_id
+    assert "trace_id" not in not_traced
 
 
 def test_json_lines_hold_the_trace_of_an_error(started: Callable[[LogFormat], io.StringIO]) -> None:

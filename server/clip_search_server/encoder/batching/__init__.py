@@ -7,6 +7,7 @@ drain.py     how fast work leaves while more waits, and when who was refused sho
 line.py      entries that wait for a batch; clients take turns
 bounds.py    how large a batch may be, and how much of it padding
 pace.py      how long batches take
+following.py spans of batches, where requests are traced
 batcher.py   forms the batches, runs them, and answers each entry
 """
 

@@ -25,11 +25,13 @@ from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
 from clip_search_server.encoder.batching.bounds import BatchBounds, BatchShape
+from clip_search_server.encoder.batching.following import followed, let_go
 from clip_search_server.encoder.batching.line import Entry, Line
 from clip_search_server.encoder.batching.pace import Pace
 from clip_search_server.encoder.batching.urgency import Urgency
 from clip_search_server.encoder.figures import BatchFigures
 from clip_search_server.errors import DeadlineExceededError, UnavailableError
+from clip_search_server.spans import Span
 
 __all__ = ["Batcher"]
 
@@ -49,6 +51,7 @@ class Batcher(Generic[Input, Output]):
         *,
         name: str,
         bounds: BatchBounds,
+        model: str = "",
         pace: Pace | None = None,
         length: Callable[[Input], int] = lambda _: 1,
         bulk_wait_seconds_max: float = 2.0,
@@ -60,6 +63,7 @@ class Batcher(Generic[Input, Output]):
             executor: where `run` runs; it should have one thread, or batches overtake each other.
             name: what is batched, for messages.
             bounds: the largest batch; may be changed at any time.
+            model: whose tower it is, for spans.
             pace: how long batches take, as far as it was measured.
             length: units of work of an input.
             bulk_wait_seconds_max: after this long bulk entries go first in every other batch.
@@ -70,6 +74,7 @@ class Batcher(Generic[Input, Output]):
         self._run = run
         self._executor = executor
         self._name = name
+        self._model = model
         self._length = length
         self._bulk_wait_seconds_max = bulk_wait_seconds_max
         self._interactive = Line[Input, Output]()
@@ -170,6 +175,7 @@ class Batcher(Generic[Input, Output]):
             _LOG.warning("A %s batch of %d failed and runs again one by one: %s", self._name, len(batch), error)
             for entry in batch:
                 if not entry.future.done() and self._can_finish(entry):
+                    entry.queued_at = time.monotonic()  # Its wait before the first batch has been told.
                     await self._run_batch([entry])
         finally:
             for entry in batch:  # Left over only when this task was cancelled.
@@ -178,11 +184,33 @@ class Batcher(Generic[Input, Output]):
     async def _answer(self, batch: list[Entry[Input, Output]]) -> None:
         started = time.monotonic()
         inputs = [entry.input for entry in batch]
-        outputs = await asyncio.get_running_loop().run_in_executor(self._executor, self._guarded, inputs)
-        self._note(batch, time.monotonic() - started)
+        spans = self._followed(batch, started)
+        try:
+            outputs = await asyncio.get_running_loop().run_in_executor(self._executor, self._guarded, inputs)
+        except BaseException as error:
+            let_go(spans, time.monotonic(), error)
+            raise
+        ended = time.monotonic()
+        let_go(spans, ended)
+        self._note(batch, ended - started)
         for entry, output in zip(batch, outputs, strict=True):
             if not entry.future.done():
                 entry.future.set_result(output)
+
+    def _followed(self, batch: list[Entry[Input, Output]], started: float) -> list[Span]:
+        if all(entry.span is None for entry in batch):
+            return []
+        lengths = [entry.length for entry in batch]
+        units = len(lengths) * max(lengths)
+        return followed(
+            f"{self._name} batch",
+            batch,
+            started,
+            model=self._model,
+            inputs=len(lengths),
+            units=units,
+            padding_units=units - sum(lengths),
+        )
 
     def _note(self, batch: list[Entry[Input, Output]], seconds: float) -> None:
         lengths = [entry.length for entry in batch]

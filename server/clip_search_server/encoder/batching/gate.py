@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from clip_search_server.encoder.batching.urgency import Urgency
 from clip_search_server.errors import DeadlineExceededError
+from clip_search_server.spans import Stage
 
 __all__ = ["Gate"]
 
@@ -67,8 +68,9 @@ class Gate:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(urgency.client, deque()).append((size_bytes, turn))
         try:
-            async with asyncio.timeout_at(urgency.deadline):
-                await turn
+            with Stage("wait for room"):
+                async with asyncio.timeout_at(urgency.deadline):
+                    await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
                 self.leave(size_bytes)  # Let in at the very moment it gave up.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from clip_search_server.encoder.batching.urgency import Urgency
+from clip_search_server.spans import CURRENT_SPAN, Span
 
 __all__ = ["Entry", "Line"]
 
@@ -26,6 +27,8 @@ class Entry(Generic[Input, Output]):
     future: "asyncio.Future[Output]"
     queued_at: float = field(default_factory=time.monotonic)
     taken: bool = False
+    span: Span | None = field(default_factory=CURRENT_SPAN.get)
+    """What it is a part of; None where that is not traced."""
 
     @property
     def waits(self) -> bool:
