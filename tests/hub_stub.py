@@ -257,13 +257,14 @@ class _Handler(BaseHTTPRequestHandler):
         if stub.outage_status is not None:
             self._send(stub.outage_status)
         elif api := _API.fullmatch(path):
-            self._answer_api(api["repository"], api["revision"] or "main", tree=api["kind"] == "tree")
+            sized = "blobs=" in urlsplit(self.path).query
+            self._answer_api(api["repository"], api["revision"] or "main", tree=api["kind"] == "tree", sized=sized)
         elif resolve := _RESOLVE.fullmatch(path):
             self._answer_file(resolve["repository"], resolve["revision"], resolve["name"])
         else:
             self._send(404)
 
-    def _answer_api(self, name: str, revision: str, *, tree: bool) -> None:
+    def _answer_api(self, name: str, revision: str, *, tree: bool, sized: bool) -> None:
         found = self._open(name, revision, file_wanted=False)
         if found is None:
             return
@@ -271,7 +272,8 @@ class _Handler(BaseHTTPRequestHandler):
         if tree:
             self._send_json([_describe(path, file) for path, file in files.items()])
         else:
-            siblings = [{"rfilename": path} for path in files]
+            sizes = {path: {"size": file.size_bytes} if sized else {} for path, file in files.items()}
+            siblings = [{"rfilename": path, **size} for path, size in sizes.items()]
             self._send_json({"_id": "0", "id": name, "modelId": name, "sha": commit, "siblings": siblings, "tags": []})
 
     def _answer_file(self, repository: str, revision: str, name: str) -> None:

@@ -34,6 +34,7 @@ _KNOWN_COMMANDS = {
     "inspect": _KnownCommand("Describe a bundle.", "export"),
     "key": _KnownCommand("Make an API key for the server.", "server"),
     "migrate": _KnownCommand("Bring a data folder of an older release to the present format.", "server"),
+    "models": _KnownCommand("List the models that have a short name.", "export"),
     "rebuild": _KnownCommand("Make the index of each collection anew from its stored items.", "server"),
     "reembed": _KnownCommand("Embed a collection anew with another model, then move an alias to it.", None),
     "restore": _KnownCommand("Make a data folder from a backup.", "server"),

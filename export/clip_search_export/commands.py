@@ -14,7 +14,7 @@ from rich.console import Console
 
 from clip_search_export.errors import ExportError
 from clip_search_export.precision import PrecisionName
-from clip_search_export.report import print_manifest
+from clip_search_export.report import print_manifest, summary
 from clip_search_export.verification import verify_bundle
 from clip_search_server.bundle import Bundle
 from clip_search_server.errors import BundleError
@@ -46,6 +46,7 @@ _OPTIMUM_MODULES = ("optimum", "torch", "transformers")
     help="native authors the towers of CLIP and SigLIP; optimum traces other dual encoders, and needs PyTorch.",
 )
 @click.option("--int8", is_flag=True, help="Add a variant in 8-bit arithmetic: the fastest on a CPU, not quite exact.")
+@click.option("--quiet", is_flag=True, help="Do not describe the bundle at the end.")
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -59,11 +60,13 @@ def export(  # noqa: PLR0917 - click passes options by name.
     int8: bool,  # noqa: FBT001 - likewise
     calibrate: Path | None,
     exporter: str,
+    quiet: bool,  # noqa: FBT001 - likewise
 ) -> None:
     """Turn the checkpoint SOURCE into a model bundle at OUT.
 
-    SOURCE is a hub id (owner/name), a local folder in Hugging Face or OpenCLIP layout, "demo" or "demo-vit". The
-    towers are compared with a reference before anything is published; if a step fails, OUT is left as it was.
+    SOURCE is a hub id (owner/name), a name that `clip-search models` lists, a local folder in Hugging Face or OpenCLIP
+    layout, "demo" or "demo-vit". The towers are compared with a reference before anything is published; if a step
+    fails, OUT is left as it was.
     """
     if calibrate is not None and not int8:
         raise click.UsageError("--calibrate goes with --int8: nothing else is calibrated.")
@@ -80,8 +83,9 @@ def export(  # noqa: PLR0917 - click passes options by name.
             progress=_step_printer(),
             **quantization,
         )
-    print_manifest(bundle.manifest, Console())
-    click.echo(f"wrote {out}")
+    if not quiet:
+        print_manifest(bundle.manifest, Console())
+    click.echo(f"wrote {out}: {summary(bundle.manifest)}")
 
 
 @click.command()

@@ -6,7 +6,7 @@ Small files come first; the configurations among them decide which of several se
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from clip_search_export.checkpoints import hf_clip, open_clip
 from clip_search_export.checkpoints.layouts import find_layouts
 from clip_search_export.checkpoints.tokenizers import TOKENIZER_FILES
+from clip_search_export.disk import is_disk_full, megabytes
 from clip_search_export.errors import ExportError, SourceError
 from clip_search_export.files.weight_files import (
     HUGGING_FACE_WEIGHTS,
@@ -33,7 +34,7 @@ from clip_search_export.files.weight_files import (
     choose_weights,
     read_shard_index,
 )
-from clip_search_export.hub_cache import Progress, cache_folder, fetch_large_file, is_disk_full
+from clip_search_export.hub_cache import Progress, cache_folder, fetch_large_file
 from clip_search_export.licence import read_licence
 
 __all__ = ["HUB_ID", "Download", "download_checkpoint"]
@@ -94,8 +95,9 @@ def download_checkpoint(
 
 
 def _download(repository: str, revision: str | None, progress: Progress, layout: Layout | None) -> Download:
-    info = huggingface_hub.HfApi().model_info(repository, revision=revision)
-    available = {sibling.rfilename for sibling in info.siblings or ()}
+    info = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
+    sizes_bytes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
+    available = set(sizes_bytes)
     if not available.intersection(_CONFIG_FILES):
         raise SourceError(f"{repository} holds neither {' nor '.join(_CONFIG_FILES)}: it is no checkpoint of CLIP.")
     # By the name of the revision, so that the cache notes which commit it was for a later run without a connection.
@@ -108,13 +110,21 @@ def _download(repository: str, revision: str | None, progress: Progress, layout:
     if weights.sharded:
         _fetch_small_files(repository, info.sha, {f"{weights.name}{INDEX_SUFFIX}"})
     names = _weight_names(folder, weights)
-    if not all((folder / name).is_file() for name in names):
-        progress(f"the licence of {repository} is {read_licence(folder) or 'not told'}")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        progress(_announce(repository, read_licence(folder), [sizes_bytes.get(name) for name in missing]))
     for name in names:
         if name not in available:
             raise SourceError(f"{repository} has no {name}, although its {weights.name}{INDEX_SUFFIX} says so.")
         fetch_large_file(repository, name, folder.name, progress)
     return Download(folder, folder.name)
+
+
+def _announce(repository: str, licence: str | None, sizes_bytes: Sequence[int | None]) -> str:
+    """Say what is about to be downloaded; a mirror may not tell sizes."""
+    sizes = [size for size in sizes_bytes if size is not None]
+    amount = megabytes(sum(sizes)) if len(sizes) == len(sizes_bytes) else "weights"
+    return f"{amount} to download; the licence of {repository} is {licence or 'not told'}"
 
 
 def _layouts(folder: Path, wanted: Layout | None) -> tuple[Layout, ...]:

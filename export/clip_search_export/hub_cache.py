@@ -10,7 +10,6 @@ huggingface_hub resumes within one process only, and not after every kind of bre
 the blob is fetched here, with its functions for addresses, tokens, requests and progress bars, and linked by it.
 """
 
-import errno
 import hashlib
 import re
 import shutil
@@ -23,9 +22,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
+from clip_search_export.disk import megabytes
 from clip_search_export.errors import SourceError
 
-__all__ = ["Progress", "cache_folder", "fetch_large_file", "is_disk_full"]
+__all__ = ["Progress", "cache_folder", "fetch_large_file"]
 
 Progress = Callable[[str], None]
 """Is told each step as it starts, in a few words."""
@@ -34,7 +34,6 @@ _ATTEMPTS_MAX = 100
 _IDLE_ATTEMPTS_MAX = 3
 """How many attempts in a row may bring nothing; each consists of several tries of huggingface_hub's, a second apart."""
 _SERVER_ERROR = 500
-_MEGABYTE = 1_000_000
 _ETAG = re.compile(r"[\w-]{1,128}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -70,11 +69,6 @@ def fetch_large_file(repository: str, name: str, commit: str, progress: Progress
             _check_digest(partial, name, metadata.etag)
             partial.replace(blob)
     return Path(hf_hub_download(repository, name, revision=commit))
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Tell whether a write failed for want of room."""
-    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def _download(url: str, partial: Path, name: str, size_bytes: int | None, progress: Progress) -> None:
@@ -118,7 +112,7 @@ def _check_room(partial: Path, name: str, start: int, size_bytes: int | None) ->
     needed, free = (size_bytes or 0) - start, shutil.disk_usage(partial.parent).free
     if needed > free:
         raise SourceError(
-            f"{name} needs {_megabytes(needed)} more and {cache_folder()} has {_megabytes(free)} free: make room, or "
+            f"{name} needs {megabytes(needed)} more and {cache_folder()} has {megabytes(free)} free: make room, or "
             "set HF_HOME to a folder on another disk."
         )
 
@@ -132,9 +126,9 @@ def _is_transient(error: Exception) -> bool:
 
 def _broken(name: str, partial: Path, size_bytes: int | None, reason: Exception) -> SourceError:
     present = _present_bytes(partial, size_bytes)
-    whole = f" of {_megabytes(size_bytes)}" if size_bytes is not None else ""
+    whole = f" of {megabytes(size_bytes)}" if size_bytes is not None else ""
     return SourceError(
-        f"the connection to the hub broke when {_megabytes(present)}{whole} of {name} had come "
+        f"the connection to the hub broke when {megabytes(present)}{whole} of {name} had come "
         f"({type(reason).__name__}): run the command again and it goes on from there."
     )
 
@@ -151,9 +145,5 @@ def _check_digest(partial: Path, name: str, etag: str) -> None:
 
 
 def _describe(name: str, start: int, size_bytes: int | None) -> str:
-    size = "" if size_bytes is None else f" ({_megabytes(size_bytes)})"
-    return f"downloading {name}{size}" + (f", going on at {_megabytes(start)}" if start else "")
-
-
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / _MEGABYTE:,.1f} MB"
+    size = "" if size_bytes is None else f" ({megabytes(size_bytes)})"
+    return f"downloading {name}{size}" + (f", going on at {megabytes(start)}" if start else "")

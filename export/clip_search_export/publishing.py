@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from clip_search_export.disk import is_disk_full
 from clip_search_export.errors import PublishError
 
 __all__ = ["check_free", "published_folder"]
@@ -41,7 +42,8 @@ def published_folder(out: Path) -> Iterator[Path]:
         check_free(out)
         os.replace(temporary, out)  # noqa: PTH105 - the same call; pathlib's is documented for files only.
     except OSError as error:
-        raise PublishError(f"{out} cannot be written: {error.strerror}.") from error
+        hint = " Make room, or choose a folder on another disk." if is_disk_full(error) else ""
+        raise PublishError(f"{out} cannot be written: {error.strerror}.{hint}") from error
     finally:
         # After the rename there is nothing left under this name; after a failure or Ctrl-C there is.
         shutil.rmtree(temporary, ignore_errors=True)

@@ -3,17 +3,25 @@
 from rich.console import Console
 from rich.table import Table
 
+from clip_search_export.disk import megabytes
 from clip_search_server.bundle import Manifest
 
-__all__ = ["print_manifest"]
-
-_BYTES_PER_MEGABYTE = 1_000_000
+__all__ = ["print_manifest", "summary"]
 
 
 def print_manifest(manifest: Manifest, console: Console) -> None:
     """Print what the bundle is and how far it agrees with its reference."""
     console.print(_describe(manifest))
     console.print(_describe_parity(manifest))
+
+
+def summary(manifest: Manifest) -> str:
+    """Say in a few words how large the bundle is, and under which licence."""
+    return f"{_megabytes(manifest)}, licence {manifest.model.licence or 'unknown'}"
+
+
+def _megabytes(manifest: Manifest) -> str:
+    return megabytes(sum(record.size_bytes for record in manifest.files.values()))
 
 
 def _describe(manifest: Manifest) -> Table:
@@ -24,7 +32,6 @@ def _describe(manifest: Manifest) -> Table:
     crop = "" if preprocessing.crop == "none" else ", centre crop"
     bias = "" if manifest.logit_bias is None else f", bias {manifest.logit_bias:.4g}"
     padding = "run at their own length" if manifest.trim_padding else "padded to the context"
-    size_bytes = sum(record.size_bytes for record in manifest.files.values())
     versions = ", ".join(f"{name} {version}" for name, version in sorted(manifest.exporter.versions.items()))
     rows = {
         "model": manifest.model.source,
@@ -35,7 +42,7 @@ def _describe(manifest: Manifest) -> Table:
         "pictures": f"{preprocessing.size} px, {preprocessing.resize_mode}, {preprocessing.interpolation}{crop}",
         "texts": f"up to {manifest.context_length} tokens, {padding}, cleaning {manifest.text_cleaning}",
         "variants": ", ".join(sorted(manifest.variants)),
-        "size": f"{size_bytes / _BYTES_PER_MEGABYTE:.1f} MB in {len(manifest.files)} files",
+        "size": f"{_megabytes(manifest)} in {len(manifest.files)} files",
         "space": manifest.space_id,
         "digest": manifest.bundle_digest(),
         "measured": "; ".join(sorted({f"{r.provider} against {r.reference}" for r in manifest.parity.values()})),

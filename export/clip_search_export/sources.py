@@ -9,6 +9,7 @@ from clip_search_export.files.weight_files import Layout
 from clip_search_export.hub import HUB_ID, download_checkpoint
 from clip_search_export.hub_cache import Progress
 from clip_search_export.licence import read_licence
+from clip_search_export.models import DEFAULT, hub_id_of
 
 __all__ = ["DEMOS", "LocalCheckpoint", "locate"]
 
@@ -36,7 +37,7 @@ def locate(
     """Bring the checkpoint named `source` onto this machine.
 
     Args:
-        source: `demo`, `demo-vit`, a local folder or a hub id.
+        source: `demo`, `demo-vit`, the short name of a known model, a local folder or a hub id.
         revision: a branch, tag or commit of the hub repository; None is its main branch.
         progress: is told each large file as its download starts.
         layout: the one whose weights are downloaded; None takes the preferred of those that are there.
@@ -47,6 +48,7 @@ def locate(
     """
     if source in DEMOS:
         return _locate_demo(source)
+    source = hub_id_of(source)
     folder = Path(source).expanduser()
     if source and folder.is_dir():
         if revision is not None:
@@ -59,7 +61,10 @@ def locate(
     if HUB_ID.fullmatch(source):
         download = download_checkpoint(source, revision, progress, layout)
         return LocalCheckpoint(source, download.revision, download.folder, read_licence(download.folder))
-    raise SourceError(f"{source} is neither a folder nor a hub id (owner/name) nor one of {', '.join(DEMOS)}.")
+    raise SourceError(
+        f"{source} is neither a folder nor a hub id (owner/name) nor one of {', '.join(DEMOS)}, nor a name that "
+        "`clip-search models` lists."
+    )
 
 
 def _locate_demo(name: str) -> LocalCheckpoint:
@@ -67,6 +72,6 @@ def _locate_demo(name: str) -> LocalCheckpoint:
     if not folder.is_dir():
         raise SourceError(
             f"the demo model is not at {folder}: it comes with a source checkout of clip-search, installed in editable "
-            "mode. Export another model: clip-search export laion/CLIP-ViT-B-32-laion2B-s34B-b79K OUT."
+            f"mode. Export another model: clip-search export {DEFAULT.name} OUT."
         )
     return LocalCheckpoint(name, None, folder, read_licence(folder))

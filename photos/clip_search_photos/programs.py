@@ -13,16 +13,18 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import IO, Self
 
-__all__ = ["ProgramError", "Service", "run"]
+__all__ = ["ProgramError", "Service", "ask", "run"]
 
 _MODULES = {"clip-search": "clip_search.launcher", "search_client": "clip_search.cli"}
 _READY = re.compile(r"listening on (\S+)")
 _LOG_LINES_SHOWN = 12
+_ARGUMENTS_SHOWN = 3
+_INFO = re.compile(r"^\S+ \S+ INFO ")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _POLL_SECONDS = 0.2
@@ -41,18 +43,76 @@ def _die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def run(program: str, arguments: Sequence[str]) -> int:
-    """Run a program to its end, with this one's terminal, and give its exit code; Ctrl-C stops it first."""
-    child = subprocess.Popen(  # noqa: S603  # our own
-        _command(program, arguments),
-        start_new_session=True,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509
-    )
+def _spawn(
+    program: str, arguments: Sequence[str], output: int | None, errors: IO[str] | None
+) -> "subprocess.Popen[str]":
+    with _undisturbed():
+        return subprocess.Popen(  # noqa: S603  # our own
+            _command(program, arguments),
+            stdout=output,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  # one call into the kernel, and no threads that matter
+        )
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until a process is there: what their handlers raise amid a fork would be lost."""
+    came: list[int] = []
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    held = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in held:
+        signal.signal(number, remember)
     try:
-        return child.wait()
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
+
+
+def run(program: str, arguments: Sequence[str]) -> int:
+    """Run a program to its end, with this one's terminal, and give its exit code; Ctrl-C stops it first.
+
+    Raises:
+        ProgramError: a signal ended it, and so it said nothing.
+    """
+    code, _ = _complete(program, arguments, None)
+    return code
+
+
+def ask(program: str, arguments: Sequence[str]) -> str:
+    """Run a program to its end and give what it printed; Ctrl-C stops it first.
+
+    Raises:
+        ProgramError: it failed.
+    """
+    code, output = _complete(program, arguments, subprocess.PIPE)
+    if code != 0:
+        raise ProgramError(f"{program} {' '.join(arguments[:_ARGUMENTS_SHOWN])} … failed, exit code {code}")
+    return output
+
+
+def _complete(program: str, arguments: Sequence[str], output: int | None) -> tuple[int, str]:
+    child = _spawn(program, arguments, output, None)
+    try:
+        printed, _ = child.communicate()
     except BaseException:
-        _stop(child, signal.SIGINT)
+        # An export ends in silence when it is terminated; `search_client` sums up what it has done when interrupted.
+        _stop(child, signal.SIGTERM if program == "clip-search" else signal.SIGINT)
         raise
+    if child.returncode < 0:
+        hint = ": is there enough memory?" if child.returncode == -signal.SIGKILL else ""
+        name = signal.Signals(-child.returncode).name
+        raise ProgramError(f"{program} {arguments[0]} was ended by {name}{hint}")
+    return child.returncode, printed or ""
 
 
 class Service:
@@ -76,14 +136,7 @@ class Service:
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as errors:
-            self._process = subprocess.Popen(  # noqa: S603  # our own
-                _command("clip-search", arguments),
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  # one call into the kernel, and no threads yet that matter
-            )
+            self._process = _spawn("clip-search", arguments, subprocess.PIPE, errors)
         try:
             self.address = self._await_ready(ready_seconds_max)
         except BaseException:
@@ -126,8 +179,10 @@ class Service:
 
     def _last_lines(self) -> str:
         with contextlib.suppress(OSError), self._log.open(encoding="utf-8", errors="replace") as lines:
-            last = "".join(f"  {line}" for line in deque(lines, _LOG_LINES_SHOWN)).rstrip()
-            return f"; {self._log} ends with\n{last}" if last else ""
+            # What went as it should explains nothing.
+            telling = (line for line in lines if not _INFO.match(line))
+            last = "".join(f"  {line}" for line in deque(telling, _LOG_LINES_SHOWN)).rstrip()
+            return f"; {self._log} ends with\n{last}" if last else f"; {self._log} may tell more"
         return ""
 
 
@@ -140,7 +195,7 @@ def _follow(output: IO[str], said: "queue.Queue[str | None]") -> None:
     said.put(None)
 
 
-def _stop(process: "subprocess.Popen[str] | subprocess.Popen[bytes]", how: signal.Signals) -> None:
+def _stop(process: "subprocess.Popen[str]", how: signal.Signals) -> None:
     """End a process: politely for twenty seconds, then for certain."""
     if process.poll() is None:
         process.send_signal(how)

@@ -20,6 +20,7 @@ __all__ = [
     "SENTENCES",
     "SMALL_TOWERS",
     "VIT",
+    "VIT_B_32",
     "Draw",
     "Tensors",
     "add_hf_block",
@@ -56,6 +57,23 @@ SMALL_TOWERS: Mapping[str, int] = {
 """Sizes of checkpoints in Hugging Face layout, whatever the family."""
 VIT: dict[str, Any] = {"layers": 3, "patch_size": 8, "image_size": 32, "vision_width": 48}
 """Overrides that make a vision transformer of OpenCLIP's layout."""
+
+VIT_B_32: dict[str, Any] = {
+    "embedding_dim": 512,
+    "image_size": 224,
+    "patch_size": 32,
+    "vision_width": 768,
+    "vision_hidden": 3072,
+    "vision_layers": 12,
+    "vision_heads": 12,
+    "context_length": 77,
+    "vocab_size": 49408,
+    "text_width": 512,
+    "text_hidden": 2048,
+    "text_layers": 12,
+    "text_heads": 8,
+}
+"""The true sizes of CLIP ViT-B/32 in Hugging Face layout."""
 
 _SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
 

@@ -16,23 +16,8 @@ from bench.towers.models import MODELS
 from bench.towers.random_weights import count_parameters
 from clip_search_server.bundle import Bundle
 from tests.hub_stub import HubStub
-from tests.unit.export.random_checkpoints import write_hf_clip
+from tests.unit.export.random_checkpoints import VIT_B_32, write_hf_clip
 
-VIT_B_32 = {
-    "embedding_dim": 512,
-    "image_size": 224,
-    "patch_size": 32,
-    "vision_width": 768,
-    "vision_hidden": 3072,
-    "vision_layers": 12,
-    "vision_heads": 12,
-    "context_length": 77,
-    "vocab_size": 49408,
-    "text_width": 512,
-    "text_hidden": 2048,
-    "text_layers": 12,
-    "text_heads": 8,
-}
 PARAMETERS = 151_277_313
 """As published; what is stored beside them (position ids) is no parameter."""
 NAME = "org/vit-b-32"
