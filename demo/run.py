@@ -17,6 +17,7 @@ from rich.console import Console
 
 from clip_search.errors import ClipSearchError
 from demo import evaluation
+from demo.caption_tables import write_caption_tables
 from demo.evaluation import RECALL_RANKS, Evaluation
 from demo.gallery import MODEL_FOR_PHOTOS, Album, write_gallery
 from demo.remote import RankedPicture, Remote, RemoteError
@@ -124,6 +125,7 @@ def _set_up(
     with report.step("Draw the sample pictures"):
         samples, pictures = sample_pictures()
         report.detail(f"{len(samples):,} pictures in {shown(pictures)}")
+        write_caption_tables(pictures.parent, samples)
         report.detail(CREDIT)
     with report.step("Start the server"):
         server = workspace.start_server(listen=listen, thumbnails=thumbnails)

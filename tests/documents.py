@@ -25,6 +25,7 @@ COMMANDS = {"", "bash", "console", "python", "sh"}
 
 _INDEX = "installs from a package index; "
 _LOADTEST = "names hosts of one's own; `tests/integration/test_loadtest.py` loads servers with such options"
+_EVALUATION = "`tests/integration/test_evaluate.py` evaluates such models"
 _LEADING = "--expect-workers 2 --bind 10.0.0.5:5557"
 _STEPS = "steps of `.ci/run`"
 
@@ -49,6 +50,9 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/operations.md", "clip-search key new --name web"): (
         "names a host of one's own; `tests/system/test_security_page.py` opens a server with such keys and certificates"
     ),
+    ("docs/operations.md", 'python3 -m pip install "clip-search[server,tracing]"'): (
+        "needs a container engine; `tests/integration/test_traces.py` sends traces to a collector"
+    ),
     ("docs/operations.md", "python3 -m pip wheel"): _INDEX + "`tests/system/test_containers.py` makes such wheels",
     ("docs/operations.md", "python3 -m venv /opt"): _INDEX + "`tests/system/test_containers.py` installs such wheels",
     (
@@ -67,6 +71,8 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/operations/security.md", "openssl req -x509"): "run by `tests/system/test_security_page.py`",
     ("docs/operations/security.md", "openssl req -newkey"): "run by `tests/system/test_security_page.py`",
     ("docs/operations/security.md", "clip-search key new"): "run by `tests/system/test_security_page.py`",
+    ("docs/understanding.md", "pip install '.[evaluation]'"): _INDEX + _EVALUATION,
+    ("docs/understanding.md", "clip-search evaluate .demo"): "needs what `make serve` draws; " + _EVALUATION,
     ("docs/troubleshooting.md", "pip uninstall onnxruntime"): "changes the environment, and needs a CUDA device",
 }
 

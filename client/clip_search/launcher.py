@@ -15,7 +15,14 @@ import clip_search
 __all__ = ["main"]
 
 _ENTRY_POINT_GROUP = "clip_search.commands"
-_OWN_PACKAGES = ("clip_search", "clip_search_server", "clip_search_export", "clip_search_gallery", "clip_search_photos")
+_OWN_PACKAGES = (
+    "clip_search",
+    "clip_search_server",
+    "clip_search_export",
+    "clip_search_gallery",
+    "clip_search_photos",
+    "clip_search_evaluation",
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class _KnownCommand:
 _KNOWN_COMMANDS = {
     "backup": _KnownCommand("Copy a data folder into a new backup.", "server"),
     "check": _KnownCommand("Check a data folder and name everything that is damaged.", "server"),
+    "evaluate": _KnownCommand("Measure how well a served model finds and names pictures.", "evaluation"),
     "export": _KnownCommand("Turn a checkpoint into a bundle that the server can serve.", "export"),
     "gallery": _KnownCommand("Show a page to search with, for browsers.", "gallery"),
     "inspect": _KnownCommand("Describe a bundle.", "export"),
@@ -36,7 +44,7 @@ _KNOWN_COMMANDS = {
     "migrate": _KnownCommand("Bring a data folder of an older release to the present format.", "server"),
     "models": _KnownCommand("List the models that have a short name.", "export"),
     "rebuild": _KnownCommand("Make the index of each collection anew from its stored items.", "server"),
-    "reembed": _KnownCommand("Embed a collection anew with another model, then move an alias to it.", None),
+    "reembed": _KnownCommand("Embed a collection anew with another model and move an alias.", None),
     "restore": _KnownCommand("Make a data folder from a backup.", "server"),
     "serve": _KnownCommand("Serve a bundle and a data folder over gRPC.", "server"),
     "up": _KnownCommand("Search a folder of photos: everything in one command.", "photos"),

@@ -55,7 +55,14 @@ def _run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [("serve", "server"), ("export", "export"), ("verify", "export"), ("gallery", "gallery"), ("up", "photos")],
+    [
+        ("serve", "server"),
+        ("export", "export"),
+        ("verify", "export"),
+        ("gallery", "gallery"),
+        ("up", "photos"),
+        ("evaluate", "evaluation"),
+    ],
 )
 def test_commands_without_their_extra_name_it(programs: Path, command: str, extra: str) -> None:
     """Without extras, a command that needs one prints the pip line and exits 2."""

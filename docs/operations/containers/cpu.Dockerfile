@@ -16,6 +16,7 @@ COPY server server
 COPY export export
 COPY gallery gallery
 COPY photos photos
+COPY evaluation evaluation
 ENV PIP_CONSTRAINT=/source/requirements/constraints.txt
 ARG EXTRAS=server,hnswlib
 RUN python3 -m pip wheel --no-cache-dir --wheel-dir /wheels ".[${EXTRAS}]"

@@ -16,6 +16,7 @@ MODULE_OF_EXTRA = {
     "export": "clip_search_export.",
     "gallery": "clip_search_gallery.",
     "photos": "clip_search_photos.",
+    "evaluation": "clip_search_evaluation.",
 }
 
 
@@ -78,7 +79,14 @@ def test_a_registered_command_runs_with_its_arguments(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("command", "extra"), [("serve", "server"), ("export", "export"), ("gallery", "gallery"), ("up", "photos")]
+    ("command", "extra"),
+    [
+        ("serve", "server"),
+        ("export", "export"),
+        ("gallery", "gallery"),
+        ("up", "photos"),
+        ("evaluate", "evaluation"),
+    ],
 )
 def test_missing_extra_prints_the_pip_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, extra: str

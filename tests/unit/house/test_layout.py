@@ -14,6 +14,7 @@ PACKAGES = [
     ROOT / "export/clip_search_export",
     ROOT / "gallery/clip_search_gallery",
     ROOT / "photos/clip_search_photos",
+    ROOT / "evaluation/clip_search_evaluation",
 ]
 PROGRAM_FOLDERS = [ROOT / name for name in ("bench", "demo", "examples", "loadtest", "scripts")]
 FUNCTION_LINES_MAX = 70
