@@ -32,7 +32,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help prerequisites setup demo serve photos train-demo test test-system test-large faults parity check format protos \
-	proto-baseline bench bench-pixels bench-towers bench-serving bench-telemetry bench-peers bench-index bench-churn loadtest clean
+	proto-baseline bench bench-pixels bench-towers bench-serving bench-telemetry bench-peers bench-index bench-index-command bench-churn loadtest clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -120,6 +120,9 @@ bench-pixels: $(DEV_STAMP) ## decoding and preprocessing beside Pillow's full de
 
 bench-index: $(DEV_STAMP) ## a collection under searches and ingest; ARGS="--rows 1000000 --data DIR"
 	$(BIN)/python -m bench.bench_index $(ARGS)
+
+bench-index-command: $(DEV_STAMP) ## `search_client index` beside a bare client, killed and started again
+	$(BIN)/python -m bench.bench_index_command $(ARGS)
 
 bench-churn: $(DEV_STAMP) ## what many updates leave of a collection's recall, memory and files
 	$(BIN)/python -m bench.bench_churn $(ARGS)

@@ -232,11 +232,20 @@ def prepare_operations(folder: Path, server: str) -> None:
     shutil.copyfile(ROOT / "docs/operations/serve.toml", folder / "etc/clip-search/serve.toml")
 
 
+def prepare_terminal(folder: Path, server: str) -> None:
+    """Archives and a list of pictures lie about."""
+    del server
+    shutil.make_archive(str(folder / "holiday"), "zip", folder / "home/photos/2024")
+    shutil.make_archive(str(folder / "scans"), "gztar", folder / "home/photos/2023")
+    (folder / "pictures.csv").write_text("path,caption,year\ncat.jpg,a cat on a sofa,2023\n", encoding="utf-8")
+
+
 PREPARATIONS: dict[str, Callable[[Path, str], None]] = {
     "README.md": prepare_readme,
     "docs/export.md": prepare_readme,
     "docs/migration.md": write_embeddings,
     "docs/operations.md": prepare_operations,
+    "docs/terminal.md": prepare_terminal,
 }
 
 

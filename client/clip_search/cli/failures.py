@@ -1,6 +1,6 @@
 """Turns what fails in a command into a report on stderr and an exit code; knows nothing of what commands do.
 
-Exit codes: 0 done; 1 something failed, which stderr explains; 2 the command line is wrong.
+Exit codes: 0 done; 1 something failed, which stderr explains; 2 the command line is wrong; 130 interrupted (Ctrl-C).
 """
 
 import contextlib
@@ -15,6 +15,8 @@ from clip_search.errors import ClipSearchError, InvalidArgumentError, ResourceEx
 
 __all__ = ["failures_reported"]
 
+_INTERRUPTED = 130  # what a shell gives for a program stopped by Ctrl-C
+
 
 @contextlib.contextmanager
 def failures_reported(ctx: click.Context) -> Iterator[None]:
@@ -27,7 +29,7 @@ def failures_reported(ctx: click.Context) -> Iterator[None]:
         ctx.exit(1)
     except CommandError as error:
         report_error(error.message, as_json=settings.json, code=error.code, **error.facts)
-        ctx.exit(1)
+        ctx.exit(_INTERRUPTED if error.code == "INTERRUPTED" else 1)
     except click.UsageError as error:
         if not settings.json:
             raise
@@ -35,7 +37,7 @@ def failures_reported(ctx: click.Context) -> Iterator[None]:
         ctx.exit(2)
     except KeyboardInterrupt:
         report_error("interrupted", as_json=settings.json, code="INTERRUPTED")
-        ctx.exit(1)
+        ctx.exit(_INTERRUPTED)
 
 
 def _report(error: ClipSearchError, settings: Settings) -> None:

@@ -1,41 +1,93 @@
-"""`search_client index`: streams the pictures of folders to the server.
+"""`search_client index`: streams the pictures of folders, archives and lists to the server.
 
-Two passes over the folders: one counts, for the progress bar, one sends. Nothing is kept of a picture once it is
-answered, so that memory is bounded whatever the number of pictures.
+What happens to them is told in `clip_search/indexing/`; here are the options, and what is said at the end.
 """
 
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
-from rich.progress import (
-    ProgressColumn,
-    Task,
-)
-from rich.text import Text
 
-from clip_search.cli.output import CommandError, print_document, print_note, report_error, safe_text
-from clip_search.cli.progress import ProgressDisplay
+from clip_search.cli.index_display import FailuresFile, IndexDisplay, pictures_text, summary_of, tally_document
+from clip_search.cli.output import CommandError, print_document, print_note
 from clip_search.cli.session import connect
 from clip_search.cli.settings import Settings, client_command, pass_settings
-from clip_search.cli.tables import human_bytes
 from clip_search.client import Client
-from clip_search.contents import Image, Item
+from clip_search.contents import AttributeValue
 from clip_search.defaults import DEFAULT_RESUME_SECONDS
 from clip_search.errors import ClipSearchError
-from clip_search.pictures import picture_bytes_max
-from clip_search.results import ItemOutcome
-from clip_search.walk import FoundPicture, Source, SourceConflictError, UnusablePath, sources_of, walk
+from clip_search.indexing.lists import Columns
+from clip_search.indexing.naming import RESERVED_ATTRIBUTES
+from clip_search.indexing.photo_facts import can_read_facts
+from clip_search.indexing.pruning import SHARE_MAX, Vanished, delete_vanished
+from clip_search.indexing.run import IndexRun
+from clip_search.indexing.sources import SourceConflictError, sources_of
+from clip_search.indexing.tables import MissingExtraError
+from clip_search.indexing.values import KINDS, ValueKindError, attribute_of_text
+from clip_search.resuming import ResumePolicy
 
 __all__ = ["index"]
+
+_EXAMPLES = 5
+
+
+def _read_pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Read NAME=VALUE, each name once."""
+    pairs: dict[str, str] = {}
+    for each in values:
+        name, mark, value = each.partition("=")
+        if not (name and mark) or name in pairs:
+            problem = "is given twice" if name in pairs else "is not NAME=VALUE"
+            raise click.BadParameter(f"{each!r} {problem}", ctx, param)
+        pairs[name] = value
+    return pairs
+
+
+def _read_kinds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = _read_pairs(ctx, param, values)
+    for name, kind in pairs.items():
+        if kind not in KINDS:
+            raise click.BadParameter(f"{name}={kind}: the kinds are {', '.join(KINDS)}", ctx, param)
+    return pairs
 
 
 @client_command("index")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--attribute",
+    "given",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_read_pairs,
+    help="Store this with every picture, to filter by. May be repeated.",
+)
+@click.option("--path-column", metavar="NAME", help="Of lists: the column that names the picture.")
+@click.option("--caption-column", metavar="NAME", help="Of lists: the column with words that belong to the picture.")
+@click.option(
+    "--base",
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=False),
+    help="Of lists: the folder that paths are relative to.  [default: where the list lies]",
+)
+@click.option(
+    "--type",
+    "kinds",
+    metavar="NAME=KIND",
+    multiple=True,
+    callback=_read_kinds,
+    help=f"Take a column or an attribute for {', '.join(KINDS)} instead of what it looks like. May be repeated.",
+)
+@click.option("--resend", is_flag=True, help="Send unchanged pictures too.")
+@click.option("--prune", is_flag=True, help="Delete the items whose pictures have vanished from these sources.")
+@click.option("--yes", is_flag=True, help=f"Let --prune delete more than {SHARE_MAX:.0%} of a source's items.")
+@click.option(
+    "--failures",
+    "failures_path",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="List what could not be stored there, a JSON object a line.",
+)
 @click.option(
     "--resume-seconds",
     metavar="SECONDS",
@@ -45,177 +97,139 @@ __all__ = ["index"]
     help="How long to try to go on after the connection broke; 0 for not at all.",
 )
 @pass_settings
-def index(settings: Settings, *, paths: tuple[Path, ...], resume_seconds: float) -> None:
+def index(
+    settings: Settings,
+    *,
+    paths: tuple[Path, ...],
+    given: dict[str, str],
+    path_column: str | None,
+    caption_column: str | None,
+    base: Path | None,
+    kinds: dict[str, str],
+    resend: bool,
+    prune: bool,
+    yes: bool,
+    failures_path: Path | None,
+    resume_seconds: float,
+) -> None:
     """Store pictures, so that they can be found.
 
-    A PATH is a picture or a folder, which is searched with everything below it for JPEG, PNG, WebP, GIF, BMP, TIFF,
-    AVIF and HEIC files by their names' endings. Names that begin with a dot and links to folders are passed over.
+    A PATH is a picture; a folder, which is searched with everything below it for JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF
+    and HEIC files by their names' endings; an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz); or a list of pictures
+    (.csv, .tsv, .jsonl, .parquet) with captions and attributes in further columns. Names that begin with a dot and
+    links to folders are passed over.
 
-    A picture's id is the name of its folder given here and its path below it: `index ~/photos` stores
-    ~/photos/2024/beach.jpg as photos/2024/beach.jpg. So indexing again replaces and never adds twice. The attributes
-    `path` (absolute) and `file_name` are stored with it; the picture itself is not, unless the server keeps pictures.
+    A picture's id is the name of its folder, archive or list given here and its path below it: `index ~/photos` stores
+    ~/photos/2024/beach.jpg as photos/2024/beach.jpg. So indexing again replaces and never adds twice, and pictures that
+    have not changed are not sent again. Date, camera and size are stored as attributes; the picture itself is not,
+    unless the server keeps pictures.
 
-    Where the connection breaks, it goes on once the server is back, with what was not answered.
+    Where the connection breaks, it goes on once the server is back, with what was not answered. After Ctrl-C the same
+    command goes on.
 
     A picture that cannot be read is reported and passed over. Exits with 0 when every picture is stored, else with 1.
-    """
+
+    \b
+        search_client index ~/photos --prune
+        search_client index holiday.zip --attribute album=Holiday
+        search_client index pictures.csv --caption-column title --type zip_code=text
+    """  # noqa: D301  # click takes \b as: keep these lines as they are
+    attributes = _attributes(given, kinds)
+    below = None if base is None else Path(os.path.abspath(base))  # noqa: PTH100  # names stay as they were typed
+    columns = Columns(path_column, caption_column, kinds, below)
     try:
-        sources = sources_of(paths)
-    except SourceConflictError as error:
+        sources = sources_of(paths, columns)
+    except (MissingExtraError, SourceConflictError) as error:
         raise click.UsageError(str(error)) from error
-    with connect(settings, resume_seconds=resume_seconds) as client:
-        limits = client.server_info().limits  # asked first: should the server be away, one knows at once
-        total = sum(1 for _ in walk(sources))
-        if not total:
-            raise CommandError(f"no pictures in {', '.join(map(str, paths))}", code="FILE")
-        with _Display(total, as_json=settings.json) as display:
-            run = _Run(client, sources, picture_bytes_max(limits), display)
-            obstacle = run.complete()
+    resume = ResumePolicy(seconds_max=resume_seconds) if resume_seconds else None
+    failures = FailuresFile(failures_path)
+    try:
+        with connect(settings, resume_seconds=resume_seconds) as client:
+            limits = client.server_info().limits  # asked first: should the server be away, one knows at once
+            with IndexDisplay(failures, as_json=settings.json) as display:
+                run = IndexRun(client, sources, limits, attributes, resume, display, resend)
+                display.count(sources)
+                obstacle: Exception | KeyboardInterrupt | None = run.complete()
+            if obstacle is None and run.is_empty and not prune:
+                raise CommandError(f"no pictures in {', '.join(map(str, paths))}", code="FILE")
+            if obstacle is None and prune:
+                obstacle = _prune(client, run, yes=yes, tell=(lambda _: None) if settings.json else print_note)
+        _finish(settings, run, display, obstacle)
+    finally:
+        failures.close()
+
+
+def _attributes(given: Mapping[str, str], kinds: Mapping[str, str]) -> dict[str, AttributeValue]:
+    """Give the attributes of every picture."""
+    taken = sorted(RESERVED_ATTRIBUTES & set(given))
+    if taken:
+        raise click.UsageError(f"--attribute {taken[0]}=…: this attribute is what pictures are known again by")
+    try:
+        return {name: attribute_of_text(value, kinds.get(name)) for name, value in given.items()}
+    except ValueKindError as error:
+        raise click.UsageError(f"--attribute: {error}") from error
+
+
+def _prune(client: Client, run: IndexRun, *, yes: bool, tell: Callable[[str], None]) -> Exception | None:
+    """Delete what has vanished, telling so before; give why not all of it was deleted, if so."""
+    for origin in run.unseen_sources:
+        tell(f"prune: {origin} could not be read as a whole, so nothing of it is deleted")
+    refused: list[Vanished] = []
+    try:
+        for vanished in run.vanished():
+            if not vanished.ids:
+                continue
+            _show_vanished(vanished, tell)
+            if vanished.is_too_many and not yes:
+                refused.append(vanished)
+                continue
+            run.tally.pruned += delete_vanished(client, vanished)
+    except ClipSearchError as error:
+        return error
+    return _refusal(refused) if refused else None
+
+
+def _show_vanished(vanished: Vanished, tell: Callable[[str], None]) -> None:
+    share = f"{len(vanished.ids):,} of the {vanished.items:,} items"
+    tell(f"prune: {share} of {vanished.source.origin} have no picture any more")
+    for item_id in vanished.ids[:_EXAMPLES]:
+        tell(f"  {item_id}")
+    if len(vanished.ids) > _EXAMPLES:
+        tell("  …")
+
+
+def _refusal(refused: Sequence[Vanished]) -> CommandError:
+    counts = ", ".join(f"{len(each.ids):,} of {each.items:,} in {each.source.origin}" for each in refused)
+    return CommandError(
+        f"nothing was pruned where more than {SHARE_MAX:.0%} would go ({counts}): is a disk not mounted? "
+        "Add --yes to delete them",
+        code="PRUNE_REFUSED",
+        vanished=sum(len(each.ids) for each in refused),
+    )
+
+
+def _finish(
+    settings: Settings, run: IndexRun, display: IndexDisplay, obstacle: Exception | KeyboardInterrupt | None
+) -> None:
+    """Print the tally; raise what stands in the way of exit code 0."""
+    stopped = obstacle is not None and not isinstance(obstacle, CommandError)
     if settings.json:
-        print_document(run.document(complete=obstacle is None))
+        print_document(tally_document(run.tally, complete=not stopped))
     else:
-        click.echo(run.summary())
-    if obstacle is not None:
-        if not settings.json:
+        click.echo(summary_of(run.tally))
+        if run.tally.pruned:
+            click.echo(f"{pictures_text(run.tally.pruned)} pruned")
+        if run.tally.stored and not can_read_facts():
+            print_note("date, camera and size were not read: pip install 'clip-search[exif]'")
+        if stopped:
             print_note(
-                f"What is counted here is safely stored; {run.unanswered} more may be. "
+                f"What is counted here is safely stored; {run.tally.unanswered} more may be. "
                 "Run the same command again to go on: no picture is stored twice."
             )
+        display.summarise_failures()
+    if isinstance(obstacle, KeyboardInterrupt):
+        raise CommandError("interrupted", code="INTERRUPTED")
+    if obstacle is not None:
         raise obstacle
-    if run.failed:
-        raise CommandError(f"{_pictures(run.failed)} could not be stored", code="INCOMPLETE")
-
-
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count:,} pictures"
-
-
-class _Run:
-    """One run over the sources: sends what they hold and keeps the tally.
-
-    Pictures are read in gRPC's thread and outcomes in the caller's, so that both count under a lock.
-    """
-
-    def __init__(
-        self, client: Client, sources: tuple[Source, ...], picture_bytes_max: int, display: "_Display"
-    ) -> None:
-        self.stored = 0
-        self.replaced = 0
-        self.failed = 0
-        self.unanswered = 0
-        self.elapsed_seconds = 0.0
-        self._client = client
-        self._sources = sources
-        self._picture_bytes_max = picture_bytes_max
-        self._display = display
-        self._lock = threading.Lock()
-        self._sent: dict[int, Path] = {}  # by position in the stream; as many as are in flight
-
-    def complete(self) -> ClipSearchError | CommandError | None:
-        """Send everything; give what stopped it, if anything did."""
-        start_time = time.monotonic()
-        try:
-            with self._client.ingest(self._items()) as outcomes:
-                for outcome in outcomes:
-                    self._record(outcome)
-        except ClipSearchError as error:
-            return error
-        except KeyboardInterrupt:
-            return CommandError("interrupted", code="INTERRUPTED")
-        finally:
-            self.unanswered = outcomes.in_flight
-            self.elapsed_seconds = time.monotonic() - start_time
-        return None
-
-    def _items(self) -> Iterator[Item]:
-        """Read one picture after the other."""
-        position = 0
-        for found in walk(self._sources):
-            picture = self._read(found) if isinstance(found, FoundPicture) else found
-            if isinstance(picture, UnusablePath):
-                self._fail(picture.path, picture.reason, code="FILE")
-                continue
-            self._sent[position] = picture.path
-            position += 1
-            yield picture.item
-
-    def _read(self, found: FoundPicture) -> "_ReadPicture | UnusablePath":
-        size_bytes = found.size_bytes
-        try:
-            data = found.path.read_bytes() if size_bytes <= self._picture_bytes_max else b""
-        except OSError as error:
-            return UnusablePath(found.path, error.strerror or str(error))
-        size_bytes = max(size_bytes, len(data))
-        if size_bytes > self._picture_bytes_max:
-            bounds = f"{human_bytes(size_bytes)}; the server takes at most {human_bytes(self._picture_bytes_max)}"
-            return UnusablePath(found.path, f"the file is too large: {bounds}")
-        attributes = {"path": str(found.path), "file_name": found.path.name}
-        return _ReadPicture(found.path, Item(found.id, Image(data), attributes))
-
-    def _record(self, outcome: ItemOutcome) -> None:
-        path = self._sent.pop(outcome.index)
-        if outcome.error is not None:
-            self._fail(path, str(outcome.error), code=outcome.error.code)
-            return
-        with self._lock:
-            self.stored += 1
-            self.replaced += outcome.replaced
-            self._display.advance(self.failed)
-
-    def _fail(self, path: Path, reason: str, *, code: str) -> None:
-        with self._lock:
-            self.failed += 1
-            self._display.report_failure(path, reason, code=code)
-            self._display.advance(self.failed)
-
-    def document(self, *, complete: bool) -> dict[str, Any]:
-        """Give the tally as JSON."""
-        return {
-            "stored": self.stored,
-            "replaced": self.replaced,
-            "failed": self.failed,
-            "unanswered": self.unanswered,
-            "complete": complete,
-            "elapsed_seconds": round(self.elapsed_seconds, 3),
-        }
-
-    def summary(self) -> str:
-        """Give the tally in words."""
-        replaced = f" ({self.replaced:,} replaced)" if self.replaced else ""
-        failed = f", {self.failed:,} failed" if self.failed else ""
-        rate = self.stored / max(self.elapsed_seconds, 1e-9)
-        return f"{_pictures(self.stored)} stored{replaced}{failed} in {self.elapsed_seconds:.1f} s ({rate:,.0f}/s)"
-
-
-@dataclass(frozen=True, slots=True)
-class _ReadPicture:
-    """A picture that is ready to be sent."""
-
-    path: Path
-    item: Item
-
-
-class _RateColumn(ProgressColumn):
-    """Pictures a second."""
-
-    def render(self, task: Task) -> Text:
-        """Give the rate of late."""
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="dim")
-
-
-class _Display(ProgressDisplay):
-    """The bar of a run, and its failures everywhere."""
-
-    def __init__(self, total: int, *, as_json: bool) -> None:
-        super().__init__("indexing", total, as_json=as_json, columns=(_RateColumn(),))
-
-    def advance(self, failed: int) -> None:
-        """Count one more picture as done with."""
-        self._progress.update(self._task, advance=1, failures=f"{failed:,} failed" if failed else "")
-
-    def report_failure(self, path: Path, reason: str, *, code: str) -> None:
-        """Say which picture failed and why."""
-        if self._as_json:
-            report_error(reason, as_json=True, code=code, path=safe_text(str(path)))
-        else:
-            self._note(f"failed: {path}: {reason}")
+    if run.tally.failed:
+        raise CommandError(f"{pictures_text(run.tally.failed)} could not be stored", code="INCOMPLETE")

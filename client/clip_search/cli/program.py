@@ -1,7 +1,7 @@
 """The program itself: finds commands, imports only the one that is run, and turns failures into exit codes.
 
-Exit codes: 0 done; 1 something failed, which stderr explains; 2 the command line is wrong. It knows nothing of what
-commands do.
+Exit codes: 0 done; 1 something failed, which stderr explains; 2 the command line is wrong; 130 interrupted (Ctrl-C). It
+knows nothing of what commands do.
 """
 
 import importlib
@@ -38,7 +38,7 @@ COMMANDS = {
     "alias": KnownCommand("collections_commands", "alias", "Give a collection a further name, or move one."),
     "stats": KnownCommand("server_commands", "stats", "Show how large the collection is and what it is made of."),
     "snapshot": KnownCommand("server_commands", "snapshot", "Make the server's next start quick."),
-    "embed": KnownCommand("embed_command", "embed", "Turn words or a picture into a vector."),
+    "embed": KnownCommand("embed_command", "embed", "Turn words and pictures into vectors."),
     "health": KnownCommand("server_commands", "health", "Tell whether the server is ready, and what it is."),
 }
 
@@ -85,5 +85,5 @@ def main() -> None:
 
     Each command explains itself: `search_client COMMAND --help`. The options below may also stand after the command.
 
-    Exit codes: 0 done, 1 something failed (stderr says what), 2 the command line is wrong.
+    Exit codes: 0 done, 1 something failed (stderr says what), 2 the command line is wrong, 130 interrupted (Ctrl-C).
     """

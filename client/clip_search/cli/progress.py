@@ -17,13 +17,13 @@ class ProgressDisplay:
 
     Args:
         description: what is done.
-        total: how many things there are.
+        total: how many things there are; None where that is not known yet.
         as_json: whether programs read along; then there is no bar.
         columns: what stands between the count and the time that remains.
     """
 
     def __init__(
-        self, description: str, total: int, *, as_json: bool, columns: tuple[ProgressColumn, ...] = ()
+        self, description: str, total: int | None, *, as_json: bool, columns: tuple[ProgressColumn, ...] = ()
     ) -> None:
         stderr = console(stderr=True)
         self._as_json = as_json
@@ -38,7 +38,7 @@ class ProgressDisplay:
             transient=True,
             disable=as_json or not stderr.is_terminal,
         )
-        self._task = self._progress.add_task(description, total=total, failures="")
+        self._task = self._progress.add_task(description, total=total, failures="", skipped="")
 
     def __enter__(self) -> Self:
         self._progress.start()

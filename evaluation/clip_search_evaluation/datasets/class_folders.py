@@ -5,9 +5,11 @@ pets/
   red_panda/more/two.jpg        the class `red panda`: an underscore in a folder's name stands for a space
 """
 
+import os
 from pathlib import Path
 
-from clip_search.walk import UnusablePath, sources_of, walk
+from clip_search.indexing.folders import FolderSource
+from clip_search.indexing.found import Unusable
 from clip_search_evaluation.datasets.dataset import Dataset, DatasetBuilder
 from clip_search_evaluation.errors import DataError
 
@@ -23,14 +25,16 @@ def read_class_folders(folder: Path) -> Dataset:
         DataError: a picture lies in no class, cannot be read, or there are no two classes.
     """
     builder = DatasetBuilder(folder, "folders named by class")
-    for found in walk(sources_of([folder])):
-        if isinstance(found, UnusablePath):
-            raise DataError(f"{found.path}: {found.reason}")
-        parts = found.path.relative_to(Path(folder).absolute()).parts
+    whole = Path(os.path.abspath(folder))  # noqa: PTH100  # as `FolderSource` asks for: links stay, `..` goes
+    for found in FolderSource(whole).pictures(bytes_max=0):
+        if isinstance(found, Unusable):
+            raise DataError(f"{found.place}: {found.reason}")
+        path = Path(found.place)
+        parts = path.relative_to(whole).parts
         if len(parts) < _DEPTH_MIN:
             raise DataError(
-                f"{found.path}: lies in no folder that names its class; move it to {folder}/CLASS/, or give a table "
+                f"{path}: lies in no folder that names its class; move it to {folder}/CLASS/, or give a table "
                 "of pictures and captions instead of the folder"
             )
-        builder.add(found.path, (), parts[0].replace("_", " ").strip(), where=str(found.path))
+        builder.add(path, (), parts[0].replace("_", " ").strip(), where=str(path))
     return builder.finish()

@@ -84,6 +84,7 @@ class FakeServer(
         self.stream_metadata: list[dict[str, Any]] = []
         self.fail_with: status_pb2.Status | None = None
         self.failures_left: int | None = None  # None: it fails for ever
+        self.fail_only: type = object  # the kind of requests that fail
         self.trailers: tuple[tuple[str, str], ...] = ()  # of failures
         self.answer_after: threading.Event | None = None
         self.thumbnails_offered = True
@@ -131,7 +132,7 @@ class FakeServer(
         self.metadata.append(dict(context.invocation_metadata()))
         if self.answer_after is not None:
             self.answer_after.wait(timeout=60)
-        if self.fail_with is not None and self.failures_left != 0:
+        if self.fail_with is not None and self.failures_left != 0 and isinstance(request, self.fail_only):
             if self.failures_left is not None:
                 self.failures_left -= 1
             status = rpc_status.to_status(self.fail_with)
@@ -211,7 +212,10 @@ class FakeServer(
         return index_pb2.DeleteResponse(deleted=deleted, sequence=self.sequence())
 
     def _matching(self, filter_: Any) -> list[str]:
-        """Give the ids that a filter allows; this server knows one condition, that an attribute exists."""
+        """Give the ids that a filter allows; this server knows two conditions: equals, and that an attribute exists."""
+        if filter_.HasField("equals"):
+            name, value = filter_.equals.attribute, filter_.equals.value
+            return sorted(each for each, item in self.items.items() if item.attributes.get(name) == value)
         return sorted(each for each, item in self.items.items() if filter_.exists.attribute in item.attributes)
 
     def _stored_item(self, item: Any, *, vector: bool) -> Any:

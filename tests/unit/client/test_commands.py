@@ -216,6 +216,18 @@ def test_classify_document(server: FakeServer, program: Program, tmp_path: Path,
     }
 
 
+def test_classify_with_the_papers_ensemble(server: FakeServer, program: Program, tmp_path: Path, png: bytes) -> None:
+    """Seven sentences, each with one place for the label; one's own come first."""
+    picture = tmp_path / "a.png"
+    picture.write_bytes(png)
+    used = program.document("classify", str(picture), "cat", "--ensemble")["templates"]
+    assert len(used) == len(set(used)) == 7
+    assert all(each.count("{}") == 1 for each in used)
+    assert list(server.last(search_pb2.ClassifyRequest).templates) == used
+    own = program.document("classify", str(picture), "cat", "--template", "my {}", "--ensemble")["templates"]
+    assert own == ["my {}", *used]
+
+
 def test_embed_prints_or_writes_a_vector(server: FakeServer, program: Program, tmp_path: Path) -> None:
     """The vector goes to stdout as JSON, or to a NumPy file."""
     assert program.document("embed", "a", "dog") == {
@@ -231,9 +243,44 @@ def test_embed_prints_or_writes_a_vector(server: FakeServer, program: Program, t
     assert vector.shape == (3,)
 
 
-def test_embed_of_a_bad_input_is_an_error(program: Program) -> None:
-    """The error of the one input is the error of the command."""
+def test_embed_of_a_bad_input_is_an_error(program: Program, tmp_path: Path) -> None:
+    """The error of the one input is the error of the command, and names the input; no file is left behind."""
     assert program.error("embed", "bad")["code"] == "INVALID_ARGUMENT"
+    (tmp_path / "lines").write_text("good\nbad\n")
+    result = program("embed", "--lines", str(tmp_path / "lines"), "--output", str(tmp_path / "a.npy"))
+    assert result.exit_code == 1
+    assert 'the input was {"text": "bad"}' in result.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["lines"]
+
+
+def test_embed_of_several_inputs_writes_a_file(
+    server: FakeServer, program: Program, tmp_path: Path, png: bytes
+) -> None:
+    """Words, pictures and lines, in this order, as rows of NumPy or as lines of JSON; sent some at a time."""
+    (tmp_path / "a.png").write_bytes(png)
+    (tmp_path / "lines").write_text("".join(f"line {number}\n\n" for number in range(100)))
+    arguments = ["embed", "a", "dog", "--image", str(tmp_path / "a.png"), "--lines", str(tmp_path / "lines")]
+    output = tmp_path / "all.npy"
+    assert program.document(*arguments, "--output", str(output)) == {
+        "output": str(output),
+        "embeddings": 102,
+        "embedding_dim": 3,
+        "space_id": "space-1",
+    }
+    assert np.load(output).shape == (102, 3)
+    sizes = [len(each.inputs) for each in server.requests if isinstance(each, embedding_pb2.EmbedRequest)]
+    assert sizes == [64, 38]
+    result = program(*arguments, "--output", str(tmp_path / "all.jsonl"))
+    assert result.stderr == f"wrote {tmp_path / 'all.jsonl'}\n"
+    lines = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert lines[0] == {"text": "a dog", "vector": [0.6, 0.8, 0.0]}
+    assert lines[1] == {"image": str(tmp_path / "a.png"), "vector": [0.6, 0.8, 0.0]}
+    assert [line["text"] for line in lines[2:]] == [f"line {number}" for number in range(100)]
+
+
+def test_embed_writes_where_it_can(program: Program) -> None:
+    """A folder that is not there is an error of the file."""
+    assert program.error("embed", "dog", "--output", "/nowhere/a.npy")["code"] == "FILE"
 
 
 # ── get, list and delete ─────────────────────────────────────────────────────────────────────────────────────────────

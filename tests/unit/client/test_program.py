@@ -77,6 +77,7 @@ def test_the_server_comes_from_the_environment_unless_told(server: FakeServer) -
         ["list", "--all", "--limit", "3"],
         ["embed"],
         ["embed", "dog", "--output", "vector.txt"],
+        ["embed", "dog", "--lines", "-"],
     ],
     ids=" ".join,
 )
@@ -130,3 +131,38 @@ def test_messages_of_the_server_cannot_steer_the_terminal(server: FakeServer, pr
     """What a server says is shown, not obeyed."""
     server.fail_with = status_pb2.Status(code=code_pb2.NOT_FOUND, message="no \x1b[2Jitem [bold]x[/bold]")
     assert program("get", "x").stderr == "error: no \\x1b[2Jitem [bold]x[/bold]\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_are_told_how_to_complete(shell: str) -> None:
+    """The line of the documentation gives a script that asks the program itself."""
+    result = CliRunner(env={"_SEARCH_CLIENT_COMPLETE": f"{shell}_source"}).invoke(main, prog_name="search_client")
+    assert result.exit_code == 0
+    assert f"_SEARCH_CLIENT_COMPLETE={shell}_complete" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "completion"),
+    [
+        ("search_client in", "index"),
+        ("search_client index --pr", "--prune"),
+        ("search_client search --rank", "--ranking"),
+    ],
+)
+def test_commands_and_options_are_completed(words: str, completion: str) -> None:
+    """Without asking a server."""
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_SEARCH_CLIENT_COMPLETE": "bash_complete"}
+    result = CliRunner(env=asked).invoke(main, prog_name="search_client")
+    assert result.stdout.splitlines() == [f"plain,{completion}"]
+
+
+def test_an_interrupted_command_exits_with_130(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell gives it for a program that Ctrl-C ended."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clip_search.client.Client.stats", interrupt)
+    result = CliRunner().invoke(main, ["--server", server.address, "stats"])
+    assert result.exit_code == 130
+    assert result.stderr == "error: interrupted\n"

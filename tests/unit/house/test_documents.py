@@ -31,7 +31,7 @@ def test_what_is_not_run_is_there() -> None:
     """Each entry of the table is the beginning of one block; so none is left behind when a page changes."""
     found = [sum(block.begins(*entry) for block in BLOCKS) for entry in NOT_RUN]
     assert dict(zip(NOT_RUN, found, strict=True)) == dict.fromkeys(NOT_RUN, 1)
-    assert len(BLOCKS) >= 2 * len(NOT_RUN)
+    assert len(BLOCKS) > 1.5 * len(NOT_RUN)
 
 
 def test_tests_that_run_a_block_elsewhere_exist() -> None:

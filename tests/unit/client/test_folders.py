@@ -1,15 +1,25 @@
+"""Finding pictures in folders: their ids, and what is passed over or reported."""
+
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clip_search.walk import FoundPicture, SourceConflictError, UnusablePath, sources_of, walk
+from clip_search.indexing.found import FoundPicture, Unusable
+from clip_search.indexing.sources import SourceConflictError, sources_of
+
+BYTES_MAX = 1_000_000
+
+
+def found_in(*paths: Path) -> list[FoundPicture | Unusable]:
+    """Give all that is found below paths."""
+    return [each for source in sources_of(paths) for each in source.pictures(BYTES_MAX)]
 
 
 def ids_of(*paths: Path) -> list[str]:
     """Give the ids of all pictures below paths; nothing may be unusable."""
-    found = list(walk(sources_of(paths)))
+    found = found_in(*paths)
     assert all(isinstance(each, FoundPicture) for each in found)
     return [each.id for each in found if isinstance(each, FoundPicture)]
 
@@ -66,8 +76,8 @@ def test_folders_that_would_share_ids_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["notes.txt", "picture"])
 def test_a_file_that_is_no_picture_by_name_is_reported(photos: Callable[..., Path], name: str) -> None:
     """What was asked for by name is never passed over in silence."""
-    (found,) = walk(sources_of([photos(name) / name]))
-    assert isinstance(found, UnusablePath)
+    (found,) = found_in(photos(name) / name)
+    assert isinstance(found, Unusable)
     assert "not a picture by its name" in found.reason
 
 
@@ -75,24 +85,26 @@ def test_a_pipe_is_reported_and_not_opened(photos: Callable[..., Path]) -> None:
     """Only regular files are pictures; opening a pipe would wait for ever."""
     folder = photos("a.png")
     os.mkfifo(folder / "pipe.png")
-    found = {each.path.name: each for each in walk(sources_of([folder]))}
+    found = {Path(each.place).name: each for each in found_in(folder)}
     assert isinstance(found["a.png"], FoundPicture)
-    assert isinstance(found["pipe.png"], UnusablePath)
+    assert isinstance(found["pipe.png"], Unusable)
 
 
 def test_a_link_to_nothing_is_reported(photos: Callable[..., Path]) -> None:
     """A picture that is gone is told by its path and the system's reason."""
     folder = photos()
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
-    assert list(walk(sources_of([folder]))) == [UnusablePath(folder / "gone.png", "No such file or directory")]
+    assert [(each.place, each.reason) for each in found_in(folder) if isinstance(each, Unusable)] == [
+        (str(folder / "gone.png"), "No such file or directory")
+    ]
 
 
 def test_a_name_that_is_not_utf8_is_reported(photos: Callable[..., Path]) -> None:
     """Ids are UTF-8, and so must names be."""
     folder = photos("a.png")
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
-    bad, good = sorted(walk(sources_of([folder])), key=lambda each: isinstance(each, FoundPicture))
-    assert isinstance(bad, UnusablePath)
+    bad, good = sorted(found_in(folder), key=lambda each: isinstance(each, FoundPicture))
+    assert isinstance(bad, Unusable)
     assert "not valid UTF-8" in bad.reason
     assert isinstance(good, FoundPicture)
 
@@ -102,12 +114,12 @@ def test_a_folder_that_cannot_be_read_is_reported(photos: Callable[..., Path], m
     folder = photos("a.png", "closed/b.png", "open/c.png")
     scandir = os.scandir
 
-    def refuse_closed(path: Path) -> object:
-        if path.name == "closed":
+    def refuse_closed(path: str) -> object:
+        if path.endswith("/closed"):
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse_closed)
-    found = list(walk(sources_of([folder])))
-    assert UnusablePath(folder / "closed", "Permission denied") in found
+    found = found_in(folder)
+    assert Unusable(str(folder / "closed"), "Permission denied", hides_pictures=True) in found
     assert [each.id for each in found if isinstance(each, FoundPicture)] == ["photos/a.png", "photos/open/c.png"]
