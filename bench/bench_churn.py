@@ -30,6 +30,7 @@ from bench.index.data import SPACE, item_id
 from bench.index.fill import recall_of, wait_until_built
 from bench.index.resident import resident
 from bench.index.vectors import PICTURES_PER_CONCEPT, Parameters, Space
+from clip_search_server.allocator import give_back_large_blocks
 from clip_search_server.index import Collection, EngineChoice, IndexSettings, Record
 from clip_search_server.index.engines import chosen_engine
 from clip_search_server.index.rebuild import rebuild_collection
@@ -131,6 +132,7 @@ def _run(worker: str) -> dict[str, Any]:
 
 def _work(arguments: argparse.Namespace) -> dict[str, Any]:
     prefer_latency()
+    give_back_large_blocks()
     settings = IndexSettings(engine=arguments.engine, tail_rows_max=arguments.tail_rows, quiet_seconds=1.0)
     items = Items(arguments.rows, arguments.dim)
     chosen_engine(settings, print)  # Its library is part of the base.

@@ -46,6 +46,7 @@ import numpy as np
 
 from bench.index.heart import Heart
 from bench.index.vectors import PICTURES_PER_CONCEPT, Parameters, Space
+from clip_search_server.allocator import give_back_large_blocks
 from clip_search_server.index import Collection, Record
 from clip_search_server.index.engines import chosen_engine
 from clip_search_server.index.segment import Segment
@@ -72,6 +73,7 @@ def main() -> int:
         return 0
     if arguments.worker:
         prefer_latency()
+        give_back_large_blocks()
         print(json.dumps(asyncio.run(_Bench(arguments).run())))
         return 0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:

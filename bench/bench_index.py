@@ -45,6 +45,7 @@ from typing import Any, get_args
 from bench.index.data import SPACE
 from bench.index.fill import fill
 from bench.index.measure import SHARES, Measurement
+from clip_search_server.allocator import give_back_large_blocks
 from clip_search_server.index import Collection, EngineChoice, IndexSettings
 from clip_search_server.interpreter import prefer_latency
 
@@ -62,6 +63,7 @@ def main() -> int:
     arguments = _arguments()
     if arguments.worker is not None:
         prefer_latency()
+        give_back_large_blocks()
         print(json.dumps(_work(arguments)))
         return 0
     with tempfile.TemporaryDirectory(dir=arguments.data) as temporary:

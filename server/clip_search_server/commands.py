@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from clip_search_server.allocator import give_back_large_blocks
 from clip_search_server.command_options import (
     check_tracing,
     read_bundles,
@@ -290,6 +291,7 @@ def serve(  # noqa: PLR0917 - click calls by keyword
         **telemetry,
     )
     prefer_latency()
+    give_back_large_blocks()
     try:
         asyncio.run(run_server(options, announce=lambda address: click.echo(f"listening on {address}")))
     except ClipSearchError as error:
